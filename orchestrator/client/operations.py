@@ -39,6 +39,7 @@ from orchestrator.contract.bodies import (
     UsageBody,
 )
 from orchestrator.contract.inputs import InputChanges
+from orchestrator.contract.lists import JobOrder
 
 PAGE: Final = 500
 """Items of a list that one request brings."""
@@ -193,10 +194,12 @@ class Operations:
         until: datetime | None = None,
         ended_since: datetime | None = None,
         oldest_first: bool = False,
+        order: JobOrder | None = None,
         estimates: bool = False,
         limit: int | None = None,
     ) -> AsyncGenerator[Job, None]:
-        """Jobs that fit all of these, the newest first, or the oldest. `status` is one or several, any of
+        """Jobs that fit all of these, the newest first, or the oldest, or in another `order`: with "user"
+        those of one user together, the newest of each first. `status` is one or several, any of
         which will do, "active" for all that are not over, "ended" for all that are; `node` is where they are
         now; `search` a part of the name or of a tag, or the number of the job or of its user; they came at
         `since` or later, and before `until`; and have ended at `ended_since` or later. With `estimates` also
@@ -214,7 +217,7 @@ class Operations:
             since=_moment("since", since),
             until=_moment("until", until),
             ended_since=_moment("ended_since", ended_since),
-            order="oldest" if oldest_first else None,
+            order=_order(oldest_first, order),
         )
         if estimates:
             query["estimates"] = "1"
@@ -509,6 +512,12 @@ def _id(number: int) -> int:
     if type(number) is not int or not 0 < number <= MAX_ID:
         raise BadInput(f"{repr(number)[:100]} is no job; ids are whole numbers from 1 to {MAX_ID}")
     return number
+
+
+def _order(oldest_first: bool, order: JobOrder | None) -> str | None:
+    if oldest_first and order not in (None, "oldest"):
+        raise BadInput(f"oldest_first is one order, {order} another")
+    return "oldest" if oldest_first else order
 
 
 def _seconds(name: str, number: float | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
@@ -26,6 +26,7 @@ from orchestrator.commands.console.job_row import (
 )
 from orchestrator.commands.console.output import age, clean, emit_json, size, span
 from orchestrator.commands.console.tables import emit_list
+from orchestrator.contract.lists import JobOrder
 
 if TYPE_CHECKING:
     from orchestrator.client import Client, Holder, Job
@@ -199,11 +200,18 @@ def _facts(job: Job, again: str) -> list[tuple[str, object]]:
     "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the first of them."
 )
 @click.option("--oldest", "oldest_first", is_flag=True, help="The oldest first.")
+@click.option(
+    "--order",
+    type=click.Choice(get_args(JobOrder)),
+    help="By user or service: those of one together, the newest of each first. [newest]",
+)
 @click.option("--watch", is_flag=True, help="Go on and show every change, until Ctrl-C.")
 @as_json
 @pass_connection
 def ls_command(connection: Connection, *, watch: bool, json_wanted: bool, **wanted: Any) -> None:
-    """List jobs, the newest first, or the oldest."""
+    """List jobs, the newest first, or the oldest, or by user or service."""
+    if wanted["oldest_first"] and wanted["order"] not in (None, "oldest"):
+        raise click.UsageError("--oldest is one order, --order another; give one of them")
     if wanted["node"] is not None:
         with connection.client() as client:
             wanted["node"] = node_id(client, wanted["node"])

@@ -1,20 +1,11 @@
-"""What people ask of the ledger: lists with filters, names and tags, every change in its order, and sums.
-
-Each list reads about as many rows as it tells: an index ends in the id, so it is in the order of the lists,
-and for each pair of filters there is one.
-"""
+"""What people ask of the ledger: lists with filters, names and tags, every change in its order, and sums."""
 
 from __future__ import annotations
 
-import heapq
-import json
-import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from operator import itemgetter
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import sqlite_anyio
 
@@ -25,6 +16,8 @@ from actors.store.sqlite_thread import snapshot
 from orchestrator.access.audit import AuditFilter, AuditLine
 from orchestrator.access.limits import Limits
 from orchestrator.ledger.errors import run_on_ledger
+from orchestrator.ledger.grouped_lists import Grouping, GroupPage, GroupPlace, read_group_page
+from orchestrator.ledger.job_lists import JobFilter, JobPage, read_page
 from orchestrator.ledger.recent import Recent
 from orchestrator.ledger.recent_jobs import MOST_DETAILS, are_small
 from orchestrator.ledger.room import require_room
@@ -37,41 +30,6 @@ from orchestrator.ledger.tables.usage import Usage, UsageFilter, UsageKey, read_
 
 WINDOW: Final = 1000
 """Changes that one read looks at."""
-
-
-LOOKED_THROUGH: Final = 5000
-"""Jobs that one search looks through."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobFilter:
-    """What a list is narrowed to; None: not by this. `node`: jobs that are there now. `search`: a part of the
-    name or of a tag, upper and lower case alike, or the number of the job or of its user. `services` and
-    `statuses`: any of these; empty: whatever. `since` and `until`: when they came, in wall-clock seconds, the
-    latter not included; where the clock was set back, as far as the order of the jobs tells. `ended_since`:
-    that have ended then or later. `oldest_first`: the other way round than else."""
-
-    user: int | None = None
-    service: str | None = None
-    services: frozenset[str] = frozenset()
-    statuses: frozenset[Status] = frozenset()
-    name: str | None = None
-    tag: str | None = None
-    node: str | None = None
-    search: str | None = None
-    since: float | None = None
-    until: float | None = None
-    ended_since: float | None = None
-    oldest_first: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """Some jobs of a list. The next page goes on beyond the id `beyond`: below it, or above it where the
-    oldest come first; None if there is none."""
-
-    jobs: Sequence[Job]
-    beyond: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +54,17 @@ class Queries:
         """The first jobs of the list that fit, beyond the page before. A search looks through a bounded
         number of those that fit the rest: its page may have few or none though more follow. The job whose
         number is searched for comes first of all."""
-        return await run_on_ledger(self._reader, lambda db: _read_page(db, wanted, beyond, limit))
+        return await run_on_ledger(self._reader, lambda db: read_page(db, wanted, beyond, limit))
+
+    async def group_page(
+        self, wanted: JobFilter, grouping: Grouping, beyond: GroupPlace | None, limit: int
+    ) -> GroupPage:
+        """The same with the jobs of one user, or of one service, together, the newest of each first. What is
+        looked through is bounded too, whatever it is narrowed to: its page may have few jobs or none though
+        more follow."""
+        return await run_on_ledger(
+            self._reader, lambda db: read_group_page(db, wanted, grouping, beyond, limit)
+        )
 
     async def details(self, job_ids: Sequence[int]) -> Mapping[int, JobDetails]:
         """What these jobs have besides; those that are unknown are left out."""
@@ -180,144 +148,6 @@ class Queries:
 
 
 # ---------------------------------------------------------------------- what runs in the thread
-
-
-def _read_page(db: sqlite3.Connection, wanted: JobFilter, beyond: int | None, limit: int) -> JobPage:
-    between = _Between(
-        0 if wanted.since is None else _first_since(db, wanted.since),
-        _ABOVE_ALL if wanted.until is None else _first_since(db, wanted.until),
-    )
-    left = between if beyond is None else between.narrowed(beyond, oldest_first=wanted.oldest_first)
-    if wanted.search is not None:
-        exactly = between if beyond is None else None
-        return _search(db, wanted, left, exactly, limit)
-    found = _read(db, wanted, left, limit + 1)
-    return JobPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
-
-
-_ABOVE_ALL: Final = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class _Between:
-    """Ids from `first` on, below `end`."""
-
-    first: int
-    end: int
-
-    def narrowed(self, beyond: int, *, oldest_first: bool) -> _Between:
-        if oldest_first:
-            return _Between(max(self.first, beyond + 1), self.end)
-        return _Between(self.first, min(self.end, beyond))
-
-
-def _first_since(db: sqlite3.Connection, at: float) -> int:
-    """The id from which on jobs came at this time or later. Ids grow with time, so a few of them are looked
-    at, however many there are."""
-    (low, newest) = db.execute("SELECT min(id), max(id) FROM jobs").fetchone()
-    if low is None:
-        return 0
-    end = newest + 1
-    while low < end:
-        middle = (low + end) // 2
-        job_id, created_at = db.execute(
-            "SELECT id, created_at FROM jobs WHERE id >= ? ORDER BY id LIMIT 1", (middle,)
-        ).fetchone()
-        if created_at >= at:
-            end = middle
-        else:
-            low = job_id + 1
-    return int(low)
-
-
-def _search(
-    db: sqlite3.Connection, wanted: JobFilter, left: _Between, exactly: _Between | None, limit: int
-) -> JobPage:
-    """`exactly`: where the job may be whose number is searched for; None where it was told before."""
-    text = (wanted.search or "").casefold()
-    number = _number(text)
-    exact = None if number is None else _exactly(db, wanted, number, left if exactly is None else exactly)
-    found = [exact] if exact is not None and exactly is not None else []
-    looked, last = 0, None
-    for job_id, user_id, name, tags in _select(db, _SEARCHED, wanted, left, LOOKED_THROUGH):
-        if len(found) == limit:
-            return JobPage(found, job_id - 1 if wanted.oldest_first else job_id + 1)
-        looked, last = looked + 1, job_id
-        is_exact = exact is not None and job_id == exact.id
-        if not is_exact and (user_id == number or _has(text, name, tags)):
-            job = jobs.read_job(db, job_id)
-            assert job is not None
-            found.append(job)
-    return JobPage(found, last if looked == LOOKED_THROUGH else None)
-
-
-_SEARCHED: Final = "j.id, j.user_id, j.name, j.tags"
-
-
-def _has(text: str, name: str | None, tags: str) -> bool:
-    if name is not None and text in name.casefold():
-        return True
-    return len(tags) > len("[]") and any(text in tag.casefold() for tag in json.loads(tags))
-
-
-def _read(db: sqlite3.Connection, wanted: JobFilter, left: _Between, limit: int) -> list[Job]:
-    return [jobs.job_from_row(row) for row in _select(db, jobs.JOB_COLUMNS, wanted, left, limit)]
-
-
-def _select(
-    db: sqlite3.Connection, columns: str, wanted: JobFilter, left: _Between, limit: int
-) -> Iterator[tuple[Any, ...]]:
-    """What fits but for the search, in the order of the list; `columns` begin with the id."""
-    # One walk of an index for each state, merged: together they would have to be sorted.
-    each = [replace(wanted, statuses=frozenset({one})) for one in wanted.statuses] or [wanted]
-    walks = [_walk(db, columns, one, left, limit) for one in each]
-    return islice(heapq.merge(*walks, key=itemgetter(0), reverse=not wanted.oldest_first), limit)
-
-
-def _walk(
-    db: sqlite3.Connection, columns: str, wanted: JobFilter, left: _Between, limit: int
-) -> sqlite3.Cursor:
-    """What fits, of one state at most."""
-    status = next(iter(wanted.statuses), None)
-    # What has ended lately is little: no other index is to be walked for it.
-    own = "j." if wanted.ended_since is None else "+j."
-    conditions: dict[str, Any] = {
-        f"{own}user_id = ?": wanted.user,
-        f"{own}service = ?": wanted.service,
-        f"{own}status = ?": status.value if status is not None else None,
-        f"{own}name = ?": wanted.name,
-        jobs.HAS_ENDED_SINCE: wanted.ended_since,
-    }
-    if wanted.node is not None:
-        source, number = jobs.FROM_NODE, "o.job_id"
-        conditions |= {"o.state = 'open' AND o.node_id = ?": wanted.node}
-        conditions["EXISTS (SELECT 1 FROM job_tags WHERE tag = ? AND job_id = j.id)"] = wanted.tag
-    elif wanted.tag is not None:
-        source, number = jobs.FROM_TAGGED, "t.job_id"
-        conditions["t.tag = ?"] = wanted.tag
-    else:
-        source, number = jobs.FROM_JOBS, "j.id"
-    conditions[f"{number} >= ?"] = left.first or None
-    conditions[f"{number} < ?"] = left.end if left.end < _ABOVE_ALL else None
-    given = {condition: value for condition, value in conditions.items() if value is not None}
-    if wanted.services:
-        given["j.service IN (SELECT value FROM json_each(?))"] = json.dumps(sorted(wanted.services))
-    where = f"WHERE {' AND '.join(given)}" if given else ""
-    order = "ASC" if wanted.oldest_first else "DESC"
-    statement = f"SELECT {columns} {source} {where} ORDER BY {number} {order} LIMIT ?"
-    return db.execute(statement, (*given.values(), limit))
-
-
-def _number(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) else None
-
-
-def _exactly(db: sqlite3.Connection, wanted: JobFilter, number: int, within: _Between) -> Job | None:
-    """The job of this number, if it fits but for the search."""
-    if not within.first <= number < within.end:
-        return None
-    found = _read(db, wanted, _Between(number, number + 1), 1)
-    return found[0] if found else None
 
 
 def _read_changes(db: sqlite3.Connection, after: int) -> tuple[list[JobChange], int]:

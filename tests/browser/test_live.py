@@ -123,6 +123,34 @@ def test_the_heading_of_a_column_turns_the_order_round(
     expect(links).to_have_text([second, first])
 
 
+def test_jobs_come_by_user_and_what_is_new_goes_where_it_belongs(
+    dashboard: Callable[..., Page], client: Client
+) -> None:
+    def handed_in(user: int) -> int:
+        return client.submit({"run.sh": b"true"}, service="example", user=user, name="sorted").id
+
+    two, one, other = handed_in(702), handed_in(701), handed_in(702)
+    page = dashboard("/jobs?search=sorted&order=user")
+    links = page.locator("tbody th a")
+    expect(links).to_have_text([str(one), str(other), str(two)])
+    newest = handed_in(701)
+    expect(links).to_have_text([str(newest), str(one), str(other), str(two)])
+    heading = page.locator("th", has=page.get_by_role("button", name="User", exact=True))
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+    page.get_by_role("button", name="User", exact=True).click()
+    expect(links).to_have_text([str(other), str(two), str(newest), str(one)])
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("button", name="Service", exact=True).click()
+    expect(links).to_have_text([str(newest), str(other), str(one), str(two)])
+    page.wait_for_url(lambda url: "order=service" in url and "search=sorted" in url)
+    expect(page.get_by_label("Order")).to_have_value("service")
+    # With filters beside it, and as an address that was sent.
+    page.get_by_label("User").fill("702")
+    expect(links).to_have_text([str(other), str(two)])
+    sent = dashboard("/jobs?search=sorted&order=user_descending&user=701")
+    expect(sent.locator("tbody th a")).to_have_text([str(newest), str(one)])
+
+
 def test_many_jobs_are_ordered_at_once(
     dashboard: Callable[..., Page], client: Client, tmp_path: Path
 ) -> None:

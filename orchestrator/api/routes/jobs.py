@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import trio
 from quart import Blueprint, Response
@@ -36,8 +37,10 @@ from orchestrator.api.openapi.describe import (
 from orchestrator.api.serializers import render_transition
 from orchestrator.contract import bodies
 from orchestrator.contract.bodies import Also
+from orchestrator.contract.lists import JobOrder
 from orchestrator.events.waiters import WaitersClosed
-from orchestrator.ledger.queries import JobFilter
+from orchestrator.ledger.grouped_lists import Grouping, GroupPlace
+from orchestrator.ledger.job_lists import JobFilter
 
 MOST_WAIT: Final = 86_400.0
 """Seconds that may be asked for as `wait`; waited is for SILENCE at most."""
@@ -45,6 +48,15 @@ _ANSWERED: Final = f", of which {SILENCE:g} are waited at most,"
 
 PAGE: Final = 50
 MOST_PAGE: Final = 500
+
+_GROUPINGS: Final = {
+    "user": Grouping("user"),
+    "user_descending": Grouping("user", descending=True),
+    "service": Grouping("service"),
+    "service_descending": Grouping("service", descending=True),
+}
+_GROUP_PLACE: Final = re.compile(r" ([1-9][0-9]{0,9}) (.+)", re.ASCII | re.DOTALL)
+"""Behind the order: the id below which a list goes on, and whose jobs they are."""
 
 _Statuses = Annotated[
     list[str],
@@ -60,7 +72,7 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
 
     @page.get("/jobs")
     @describe(
-        "Jobs, newest first or oldest first",
+        "Jobs, newest first, oldest first, or by user or service",
         in_query("user", "Only this user's", User),
         in_query("service", "Only this service's", Line),
         {
@@ -81,7 +93,10 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         in_query("until", "Only those that came before it", Line),
         in_query("ended_since", "Only those that have ended then or later", Line),
         in_query(
-            "order", "Of when they came", Annotated[Literal["newest", "oldest"], Also(default="newest")]
+            "order",
+            "The newest or the oldest first; or those of a user, or of a service, together, the newest of "
+            "each first: then a page may have few jobs or none and still be followed by a `next`",
+            Annotated[JobOrder, Also(default="newest")],
         ),
         in_query(
             "estimates",
@@ -100,9 +115,10 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             *("estimates", "cursor", "limit"),
         )
         limit = query_params.whole(given, "limit", 1, MOST_PAGE, PAGE)
-        oldest_first = query_params.one_of(given, "order", "newest", "oldest") == "oldest"
-        kind = "o" if oldest_first else "j"
-        beyond = query_params.at_cursor(given, kind)
+        order = query_params.one_of(given, "order", *get_args(JobOrder))
+        grouping, kind = _GROUPINGS.get(order), "o" if order == "oldest" else "j"
+        place = None if grouping is None else _at_group(given, order, grouping)
+        beyond = query_params.at_cursor(given, kind) if grouping is None else None
         user, service, services = only_theirs(
             query_params.signed(given, "user"), query_params.line(given, "service")
         )
@@ -122,12 +138,22 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
             since=query_params.moment(given, "since"),
             until=query_params.moment(given, "until"),
             ended_since=query_params.moment(given, "ended_since"),
-            oldest_first=oldest_first,
+            oldest_first=order == "oldest",
         )
         version = await api.ledger.queries.newest_change()
-        found = await api.ledger.queries.page(wanted, beyond, limit)
-        items = await job_views.render_jobs(api, found.jobs, estimated=query_params.flag(given, "estimates"))
-        after = None if found.beyond is None else query_params.cursor(kind, found.beyond)
+        rows: Sequence[Job]
+        after: str | None = None
+        if grouping is None:
+            timed = await api.ledger.queries.page(wanted, beyond, limit)
+            rows = timed.jobs
+            if timed.beyond is not None:
+                after = query_params.cursor(kind, timed.beyond)
+        else:
+            grouped = await api.ledger.queries.group_page(wanted, grouping, place, limit)
+            rows = grouped.jobs
+            if grouped.beyond is not None:
+                after = _group_cursor(order, grouped.beyond)
+        items = await job_views.render_jobs(api, rows, estimated=query_params.flag(given, "estimates"))
         return json_response({"items": items, "next": after, "version": version})
 
     @plain.get(page, "/jobs/<number>", takes_query=True)
@@ -185,6 +211,21 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         return json_response({"items": items, "next": None})
 
     return page
+
+
+def _group_cursor(order: str, place: GroupPlace) -> str:
+    return query_params.text_cursor(order, f" {place.below} {place.group}")
+
+
+def _at_group(given: Mapping[str, str], order: str, grouping: Grouping) -> GroupPlace | None:
+    found = query_params.at_text_cursor(given, order, _GROUP_PLACE)
+    if found is None:
+        return None
+    if grouping.by == "service":
+        return GroupPlace(found[2], int(found[1]))
+    user = query_params.signed({"cursor": found[2]}, "cursor")
+    assert user is not None
+    return GroupPlace(user, int(found[1]))
 
 
 async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str]) -> Job:

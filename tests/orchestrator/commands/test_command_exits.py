@@ -163,6 +163,9 @@ def test_data_is_on_standard_output_and_all_else_on_standard_error(terminal: Ter
         == terminal.json("ls", "--ended-since", "2999-01-01")
         == []
     )
+    by_user = [one["user_id"] for one in terminal.json("ls", "--order", "user_descending")]
+    assert by_user == sorted(by_user, reverse=True)
+    assert terminal.run("ls", "--order", "user", "--oldest").status == 2
     assert terminal.json("services")[0]["name"] == "example"
     assert terminal.json("queue") == [] and terminal.json("queue", "--users") == []
 

@@ -13,9 +13,9 @@ from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
 from actors.domain.changes import ChangeResult, JobDetails, SetProgress
 from actors.domain.progress import BatchStand
 from actors.domain.status import Status
-from orchestrator.ledger import queries
+from orchestrator.ledger import job_lists, queries
+from orchestrator.ledger.job_lists import JobFilter
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.queries import JobFilter
 from orchestrator.ledger.tables.activity import KEPT
 from orchestrator.ledger.tables.queue_counts import QueueShare
 
@@ -109,7 +109,7 @@ async def pages(ledger: SqliteLedger, limit: int, **narrowed: object) -> list[li
 async def test_a_search_finds_each_job_once_however_it_is_paged(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, limit: int, window: int
 ) -> None:
-    monkeypatch.setattr(queries, "LOOKED_THROUGH", window)
+    monkeypatch.setattr(job_lists, "LOOKED_THROUGH", window)
     for number in range(1, 15):
         name = "Dock 5" if number % 4 == 0 else None
         tags = ("redocking",) if number == 7 else ()
@@ -136,7 +136,7 @@ async def test_a_search_reads_text_as_people_do(ledger: SqliteLedger) -> None:
 async def test_a_narrowed_search_looks_through_what_fits_and_not_through_all(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "LOOKED_THROUGH", 5)
+    monkeypatch.setattr(job_lists, "LOOKED_THROUGH", 5)
     mine = await ledger.insert(new_job(1, details=JobDetails("dock")))
     for _ in range(20):
         await ledger.insert(new_job(2))

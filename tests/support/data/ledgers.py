@@ -13,8 +13,8 @@ from actors.domain.changes import ChangeResult, NewJob, Transition
 from actors.domain.job import Attempt, Job
 from actors.domain.status import OWNER, Owner, Status
 from actors.ports.ledger import Ledger
+from orchestrator.ledger.job_lists import JobFilter
 from orchestrator.ledger.ledger import SqliteLedger
-from orchestrator.ledger.queries import JobFilter
 from orchestrator.ledger.tables.batches import NewBatch
 
 _numbers = itertools.count(1)

@@ -82,7 +82,10 @@ const CHOOSABLE = COLUMNS.map((one) =>
       },
 );
 
-/** A table of at most `most` jobs, newest first, or oldest where `oldestFirst` is set. What `fits` goes in where it
+/** What a list may be sorted by, beside when they came: the order's name begins with it. */
+const GROUPS = { user: "user_id", service: "service" };
+
+/** A table of at most `most` jobs, in the `order` that lists of the API have. What `fits` goes in where it
  * belongs, what no longer does goes out. */
 export class JobTable {
   /** `chose()`: they can be chosen, and others are chosen now; left out, they cannot. */
@@ -91,7 +94,7 @@ export class JobTable {
     this.most = most;
     this.columns = chose ? CHOOSABLE : COLUMNS;
     this.chosen = new Set(); // their numbers
-    this.oldestFirst = false;
+    this.order = "";
     this.jobs = new Map(); // as they are shown, by number, in their order
     this.element = table(caption, this.columns, [], () => "");
     this.element.classList.add("jobs");
@@ -129,7 +132,7 @@ export class JobTable {
       if (!this.fits(job)) {
         this.jobs.delete(job.id);
         this.out(job.id);
-      } else if (known || complete || this.precedes(job.id, this.last())) {
+      } else if (known || complete || this.jobs.size === 0 || this.precedes(job, this.last())) {
         this.jobs.set(job.id, newer(known, job));
         this.put(this.jobs.get(job.id));
       }
@@ -139,20 +142,28 @@ export class JobTable {
 
   /** Whether one stands above the other. */
   precedes(one, other) {
-    return this.oldestFirst ? one < other : one > other;
+    const [name, descending] = this.order.split("_");
+    const by = GROUPS[name];
+    if (by && one[by] !== other[by]) return one[by] > other[by] === Boolean(descending);
+    return this.order === "oldest" ? one.id < other.id : one.id > other.id;
   }
 
+  /** The last that is shown, of which there is one. */
   last() {
-    if (!this.body.lastElementChild) return this.oldestFirst ? Infinity : 0;
-    return Number(this.body.lastElementChild.dataset.key);
+    return this.of(this.body.lastElementChild);
+  }
+
+  of(shown) {
+    return this.jobs.get(Number(shown.dataset.key));
   }
 
   /** Whether some had to go at the end. */
   trim() {
     while (this.body.childElementCount > this.most) {
-      this.chosen.delete(this.last());
-      this.jobs.delete(this.last());
+      const { id } = this.last();
       drop(this.body.lastElementChild);
+      this.chosen.delete(id);
+      this.jobs.delete(id);
     }
   }
 
@@ -181,8 +192,8 @@ export class JobTable {
       return;
     }
     let before = this.body.firstElementChild;
-    if (this.precedes(this.last(), job.id)) before = null;
-    while (before && this.precedes(Number(before.dataset.key), job.id)) before = before.nextElementSibling;
+    if (before && this.precedes(this.last(), job)) before = null;
+    while (before && this.precedes(this.of(before), job)) before = before.nextElementSibling;
     this.body.insertBefore(wanted, before);
   }
 }

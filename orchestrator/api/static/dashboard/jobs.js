@@ -22,7 +22,13 @@ const ORDERS = [
 ];
 const FIELDS = ["search", "user", "service", "status", "tag", "since", "until", "ended_since", "order"];
 const WRITTEN = ["search", "user", "service", "tag"];
-const SORTED = ["Job", "Submitted"]; // columns by which the list can be in order: numbers grow with time
+// Columns by which the list can be in order, each with its two orders; numbers grow with time.
+const SORTED = {
+  Job: ["oldest", ""],
+  Submitted: ["oldest", ""],
+  User: ["user", "user_descending"],
+  Service: ["service", "service_descending"],
+};
 const TIMES = ["since", "until", "ended_since"]; // in the address as the API takes them, in the form in local time
 
 export function jobsPage(given) {
@@ -117,20 +123,25 @@ export function jobsPage(given) {
   });
   const order = h(
     "select",
-    { name: "order" },
+    { name: "order", "aria-label": "Order" },
     h("option", { value: "" }, "newest first"),
     h("option", { value: "oldest" }, "oldest first"),
+    h("option", { value: "user" }, "by user"),
+    h("option", { value: "user_descending" }, "by user, reversed"),
+    h("option", { value: "service" }, "by service"),
+    h("option", { value: "service_descending" }, "by service, reversed"),
   );
   order.value = filter.order;
   for (const box of boxes) box.checked = filter.status.split(",").includes(box.value);
 
   const headings = [...jobs.element.querySelectorAll("th[scope=col]")].filter(({ textContent }) =>
-    SORTED.includes(textContent),
+    Object.hasOwn(SORTED, textContent),
   );
   for (const heading of headings) {
+    const [up, down] = SORTED[heading.textContent];
     heading.replaceChildren(h("button", { type: "button", class: "sort" }, heading.textContent));
     heading.firstChild.addEventListener("click", () => {
-      order.value = order.value === "oldest" ? "" : "oldest";
+      order.value = order.value === up ? down : up;
       narrowed();
     });
   }
@@ -170,9 +181,12 @@ export function jobsPage(given) {
   function show() {
     const names = filter.status === "" ? [] : filter.status.split(",");
     chosen.textContent = `Status: ${names.length === 0 ? "any" : names.length < 3 ? names.join(", ") : `${names.length} of them`}`;
-    jobs.oldestFirst = filter.order === "oldest";
-    for (const heading of headings)
-      heading.setAttribute("aria-sort", jobs.oldestFirst ? "ascending" : "descending");
+    jobs.order = filter.order;
+    for (const heading of headings) {
+      const way = SORTED[heading.textContent].indexOf(filter.order);
+      if (way < 0) heading.removeAttribute("aria-sort");
+      else heading.setAttribute("aria-sort", ["ascending", "descending"][way]);
+    }
   }
   show();
 

@@ -11,6 +11,7 @@ from support.data.ledgers import walk
 from support.processes.api_server import Server, api_server
 
 from actors.domain.status import Status
+from orchestrator.api.http.query_params import text_cursor
 
 JOINED = "семья 👨‍👩‍👧\u3000می‌خواهم"
 """Letters that are joined, and a blank of another script."""
@@ -137,5 +138,42 @@ async def test_lists_take_several_states_a_time_and_either_order(server: Server)
         answer = await server.client.get(f"/v1/jobs?{wrong}")
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), wrong
     # A place in the one order is none in the other.
-    answer = await server.client.get(f"/v1/jobs?order=oldest&cursor={newest}")
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+    for order in ("oldest", "user", "service_descending"):
+        answer = await server.client.get(f"/v1/jobs?order={order}&cursor={newest}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+
+
+async def test_lists_come_by_user_and_by_service_too(tmp_path: Path) -> None:
+    async with api_server(tmp_path, services=("b.1 c", "a")) as server:
+        for user, service in ((5, "b.1 c"), (-3, "a"), (2**63 - 1, "b.1 c"), (5, "a"), (-3, "a")):
+            answer = await server.post('name="f"; filename="run.sh"|', user=str(user), service=service)
+            assert answer.status_code == 201
+
+        async def listed(query: str, limit: int) -> list[int]:
+            found: list[int] = []
+            after = ""
+            while True:
+                answer = await server.client.get(f"/v1/jobs?limit={limit}&{query}{after}")
+                body = answer.json()
+                found += [item["id"] for item in body["items"]]
+                if body["next"] is None:
+                    return found
+                after = f"&cursor={body['next']}"
+
+        for limit in (1, 2, 50):
+            assert await listed("order=user", limit) == [5, 2, 4, 1, 3]
+            assert await listed("order=user_descending", limit) == [3, 4, 1, 5, 2]
+            assert await listed("order=service", limit) == [5, 4, 2, 3, 1]
+            assert await listed("order=service_descending&status=active", limit) == [3, 1, 5, 4, 2]
+            assert await listed("order=user&service=a&status=Queued,Failed", limit) == [5, 2, 4]
+        # What a client may make up.
+        for order, place in (
+            ("user", " 7 x"),
+            ("user", f" 7 {2**63}"),
+            ("user", " 0 7"),
+            ("user", "_descending 7 5"),
+            ("service", " 7 "),
+            ("service", " 7"),
+        ):
+            answer = await server.client.get(f"/v1/jobs?order={order}&cursor={text_cursor(order, place)}")
+            assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter"), place
