@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.domain.job import Attempt, Job
-from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView
+from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView, PayloadView
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ScalingView, ServiceScaling
 from actors.domain.service import Backlog, ServiceLimits, Waiting
@@ -71,11 +71,12 @@ class NodeUnreached:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHanded:
-    """The Sender has handed an attempt over: the node said so at `answered_at` (monotonic)."""
+    """The Sender has handed an attempt over: the node said so at `answered_at` (monotonic), and that it is as
+    in `view`."""
 
     attempt: Attempt
-    node: NodeRef
     answered_at: float
+    view: PayloadView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,9 +153,13 @@ class Getter(Actor):
             case Committed(jobs=jobs):
                 for job in jobs:
                     self._apply(job)
-            case AttemptHanded(attempt=attempt, answered_at=answered_at):
+            case AttemptHanded(attempt=attempt, answered_at=answered_at, view=view):
                 if (tracked := self._tracked.get(attempt.key)) is not None:
                     tracked.answered_at = answered_at
+                    node = self._node(attempt.node_id)
+                    if view is not None and attempt.key not in node.mirror:
+                        # A node does not tell by its link that it has what it has just answered.
+                        self._see(node, view)
                 else:
                     self._handed[attempt.key] = answered_at
             case _:

@@ -389,7 +389,7 @@ class Sender(Actor):
         for s, move, answer in zip(results, moves, recorded, strict=True):
             if answer.outcome is ChangeResult.DONE and move.target is Status.SUBMITTED and s.node is not None:
                 attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
-                self._hand_over(AttemptHanded(attempt, s.node, s.found_at))
+                self._hand_over(AttemptHanded(attempt, s.found_at, s.view))
             if s.verdict is Verdict.NOT_THERE:
                 self._pool.back_off(s.dispatch.attempt.node_id, s.reason, trio.current_time())
             elif s.node is not None:

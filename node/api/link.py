@@ -35,7 +35,7 @@ from node.api import orders
 from node.api.app import NodeContext
 from node.api.attempts import EVENTS_AT_ONCE, HEARTBEAT_EVERY, executor, heartbeat
 from node.api.results import small_results
-from node.payloads.table import is_told
+from node.payloads.table import is_answered, is_told
 
 log = logging.getLogger("node.link")
 
@@ -319,7 +319,7 @@ class _NodeLink:
         self._link.tell("picture", body, Lane.ORDERS)
 
     def _tell_changes(self, changed: Sequence[Payload], peer: Hello) -> None:
-        told = {payload.key: payload for payload in changed}
+        told = {payload.key: payload for payload in changed if not is_answered(payload)}
         ended = [payload for payload in told.values() if self._is_to_be_pushed(payload, peer)]
         for payload in ended:
             del told[payload.key]

@@ -20,7 +20,7 @@ import trio
 
 from actors.domain.node import PayloadView, StreamPosition, Tally
 from actors.domain.payload import UNKNOWN, Payload, PayloadMove
-from actors.domain.status import ENDED
+from actors.domain.status import ENDED, Status
 from actors.ports.world import Clock
 from node.payloads import operations as work
 from node.payloads.batch_writer import BatchWriter
@@ -238,6 +238,11 @@ def _log_step(payload: Payload) -> None:
 def is_told(payload: Payload, owner: str | None) -> bool:
     """Whether who asks as `owner` hears of a payload; None hears of all."""
     return owner is None or payload.owner in (owner, UNKNOWN)
+
+
+def is_answered(payload: Payload) -> bool:
+    """Whether nothing has befallen a payload since it was taken over, which the answer to its order tells."""
+    return payload.status is Status.PREPARED and payload.progress is None and not payload.lost
 
 
 def view_of(payload: Payload) -> PayloadView:

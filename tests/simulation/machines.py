@@ -41,7 +41,7 @@ from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
 from node.payloads.records import CANCEL, RELEASE
 from node.payloads.rows import Row
-from node.payloads.table import view_of
+from node.payloads.table import is_answered, view_of
 
 OWNER = "orchestrator"
 
@@ -418,8 +418,9 @@ class Machine:
         return process
 
     def _tell(self, payload: Payload) -> None:
-        for stream in self.streams:
-            stream.say(PayloadChanged(view_of(payload)))
+        if not is_answered(payload):
+            for stream in self.streams:
+                stream.say(PayloadChanged(view_of(payload)))
 
     def may_run(self, key: str) -> bool:
         """Whether an attempt that has arrived here runs, or still might."""

@@ -23,7 +23,7 @@ from actors.domain.status import Status
 from actors.getter.getter import UNRELEASED_AGAIN, Getter
 from actors.getter.reconcile import MOST_OTHERS, NodeMirror, NodeRequests
 from actors.kernel.actor import Mailbox, live
-from actors.messages import Committed, StartFailed
+from actors.messages import AttemptHanded, Committed, StartFailed
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
     AttemptLookup,
@@ -120,15 +120,20 @@ class World:
         """A job that the node runs."""
         return await self.run(await self.ledger.insert(new_job(**more)))  # type: ignore[arg-type]  # any field
 
-    async def run(self, job: Job) -> Job:
-        """Its next attempt."""
+    async def submitted(self, job: Job) -> Job:
+        """With its next attempt, of which the Getter knows nothing else yet."""
         n = job.attempts_used + 1
         attempt = Attempt(f"{n:016x}{job.id:016x}", job.id, n, self.node.ref.node_id)
         await self.record(by_owner(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
-        row = await self.record(
+        return await self.record(
             by_owner(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
         )
-        self.say(PayloadChanged(PayloadView(attempt.key, Status.RUNNING)))
+
+    async def run(self, job: Job) -> Job:
+        """Its next attempt."""
+        row = await self.submitted(job)
+        assert row.attempt is not None
+        self.say(PayloadChanged(PayloadView(row.attempt.key, Status.RUNNING)))
         await trio.sleep(0.1)
         assert (await self.row(row)).status is Status.RUNNING
         return row
@@ -193,6 +198,20 @@ async def world(
         await nursery.start(live, made.getter, make)
         yield made
         nursery.cancel_scope.cancel()
+
+
+async def test_what_a_node_has_answered_counts_as_if_it_had_told_it(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        w.say(Beat(Heartbeat(slots=0)))
+        job = await w.submitted(await w.ledger.insert(new_job()))
+        assert job.attempt is not None
+        answered = AttemptHanded(
+            job.attempt, trio.current_time(), PayloadView(job.attempt.key, Status.PREPARED)
+        )
+        w.getter.tell(answered)
+        await trio.sleep(0.1)
+        row = await w.row(job)
+        assert row.status is Status.PREPARED and row.message == "waits on node n for a slot"
 
 
 async def test_a_start_that_failed_by_the_node_is_tried_again_and_told_first(

@@ -94,6 +94,19 @@ async def test_an_attempt_goes_over_it_and_comes_home_with_what_it_left(tmp_path
         assert look["result"] == "tombstoned"
 
 
+async def test_what_the_answer_to_an_order_says_is_not_told_once_more(tmp_path: Path) -> None:
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        (item,) = (await client.submit(KEY))["items"]
+        assert item["payload"]["status"] == "Prepared"
+        (await node.executor.run_of(KEY)).finish()
+        told = []
+        async for message in client.heard:
+            told += [payload["status"] for payload in message.body.get("payloads", ())]
+            if message.kind == "ended":
+                break
+        assert told[-1] == "Completed" and "Prepared" not in told
+
+
 async def test_results_come_unasked_only_where_there_is_room_for_them(tmp_path: Path) -> None:
     third = "f" * 32
     async with node_in_process(tmp_path) as node, linked(node, window=HEADS + 200) as client:
