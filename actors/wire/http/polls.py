@@ -103,9 +103,6 @@ class Other:
     is_apps: bool = False
 
 
-NOTHING: Final = Other(b"")
-
-
 class Polls:
     """How those of a server are answered."""
 
@@ -158,10 +155,14 @@ class PolledConnection:
         self._ends = ends
         self._work = trio.CancelScope()
         self._watched: trio.CancelScope | None = None
+        self.taken_over_by: Resting | None = None
         polls.idle.put(self, FRESH)
 
     def stop_reading(self) -> None:
         """See `Resting`."""
+        if self.taken_over_by is not None:
+            self.taken_over_by.stop_reading()
+            return
         with suppress(OSError):  # its peer has gone by itself
             self.sock.shutdown(socket.SHUT_RD)
 

@@ -16,8 +16,8 @@ What becomes of a connection:
 3. Nothing under way and the peer's side closed: closed at once.
 4. A request for the app's upgrade (see `upgrades`) is taken over from the app and from Hypercorn: what comes
    behind it is the upgrade's, until that ends.
-5. A request of a plain route (see `plain_routes`) is answered without the app. That is the only difference:
-   it is read by the same parser, and its connection is kept, waited for and ended as any.
+5. A request of a plain route (see `plain_routes`) is answered without the app, and as most programs write it
+   without Hypercorn too (see `polls`). No answer, limit or end of a connection differs by that.
 6. A request's head has to be here within the time for which an idle connection is kept, and its body may be
    silent for `BODY_SILENCE` seconds, and slower than `BODY_RATE` bytes a second for as long: who sends slower
    is not heard to the end. Who does not take what is sent for `STUCK` seconds has gone.
@@ -58,7 +58,6 @@ from actors.wire.http.plain_routes import (
 )
 from actors.wire.http.polls import (
     FRESH,
-    NOTHING,
     PROMPT,
     STUCK,
     Other,
@@ -263,7 +262,7 @@ class _Serving:
             sock.close()
             raise
         if self._polls is None or self._tls is not None:
-            connections.start_soon(self._serve, self._take_over(sock))
+            connections.start_soon(self._serve, self._accepted(sock))
         else:
             connections.start_soon(self._serve_polls, self._polled(sock, peer, self._polls))
         return not crowded
@@ -274,10 +273,15 @@ class _Serving:
         self._connections[connection] = None
         return connection
 
-    def _take_over(self, sock: socket.socket, other: Other = NOTHING) -> _Connection:
-        """A connection that was accepted, and what was read of it already."""
+    def _accepted(self, sock: socket.socket) -> _Connection:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        connection = self._connection(stream.socket, self._spoken(stream))
+        return self._connection(stream.socket, self._spoken(stream))
+
+    def _take_over(self, polled: PolledConnection, other: Other) -> _Connection:
+        """One that was idle stays so, and from when it was."""
+        connection = self._accepted(polled.sock)
+        self._idle.drop(connection)
+        connection.resting, polled.taken_over_by = polled, connection
         connection.came, connection.next_is_apps = other.read, other.is_apps
         return connection
 
@@ -290,12 +294,12 @@ class _Serving:
         except* Exception as errors:
             self._tell_failure(errors)
         finally:
-            self._idle.drop(polled)
             if other is None:
+                self._idle.drop(polled)
                 polled.sock.close()
             self._forget(polled)
         if other is not None:
-            await self._serve(self._take_over(polled.sock, other))
+            await self._serve(self._take_over(polled, other))
 
     async def _take_dialled(
         self, dialled: trio.MemoryReceiveChannel[Dialled], connections: trio.Nursery
@@ -347,7 +351,7 @@ class _Serving:
             self._tell_failure(errors)
         finally:
             connection.sock.close()
-            self._idle.drop(connection)
+            self._idle.drop(connection.resting)
             self._forget(connection)
 
     def _tell_failure(self, errors: BaseExceptionGroup[Exception]) -> None:
@@ -386,6 +390,8 @@ class _Connection(TCPServer):
         """Whether that is the app's, whatever it is for."""
         self._read = False
         """Whether nothing more is read: then nothing is waited for either once it is answered."""
+        self.resting: Resting = self
+        """As what it is among the idle ones."""
         self._idle.put(self, FRESH)
 
     def stop_reading(self) -> None:
@@ -464,7 +470,7 @@ class _Connection(TCPServer):
         asked = polls.plain.match_plainest(data, self._ends)
         if asked is None or asked.may_wait:
             return False
-        self._idle.drop(self)
+        self._idle.drop(self.resting)
         answer = None
         with trio.move_on_after(PROMPT):
             answer = await polls.answer(asked)
@@ -476,7 +482,7 @@ class _Connection(TCPServer):
         if asked.closes or polls.closing():
             await self.protocol_send(Closed())
         else:
-            self._idle.put(self)
+            self._idle.put(self.resting)
         return True
 
     async def _receive(self) -> bytes:
@@ -499,10 +505,10 @@ class _Connection(TCPServer):
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Updated):
-            self._idle.drop(self)
+            self._idle.drop(self.resting)
             # One whose client closed while the answer ended would be kept for its whole time.
             if event.idle and not self._read:
-                self._idle.put(self)
+                self._idle.put(self.resting)
         elif isinstance(event, Closed):
             try:
                 if self._protocol.refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from typing import Final
 
 import h11
@@ -13,7 +14,7 @@ from quart import Blueprint
 
 from actors.wire.http.app import admit_all
 from actors.wire.http.plain_routes import Answer, Asked, Ends, Head, PlainRequest, PlainRoutes
-from actors.wire.http.polls import Turns, write_answer
+from actors.wire.http.polls import Other, PolledConnection, Polls, Resting, Turns, write_answer
 
 ENDS: Final = Ends(("127.0.0.1", 80), ("127.0.0.1", 4242))
 COMMON: Final = ((b"date", b"Thu, 01 Jan 1970 00:00:00 GMT"),)
@@ -214,3 +215,25 @@ async def test_the_longest_idle_one_goes_first_and_a_fresh_one_is_spared(
     await trio.sleep(1)
     assert idle.end_first() and fresh.ended
     assert not idle.end_first()
+
+
+async def test_a_head_has_to_be_whole_in_the_time_that_began_before_its_first_byte(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    idle = Turns[Resting](10.0, lambda one: one.stop_reading())
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    successor = Connection()
+    with ours, theirs:
+        polled = PolledConnection(ours, Polls(PLAIN, idle, lambda: [*COMMON], lambda: False), ENDS)
+        await trio.sleep(8)
+        theirs.send(b"GET /hea")
+        assert await polled.run() == Other(b"GET /hea")
+        polled.taken_over_by = successor
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(idle.run)
+            await trio.sleep(1)
+            assert not successor.ended
+            await trio.sleep(2)
+            assert successor.ended
+            nursery.cancel_scope.cancel()
