@@ -11,7 +11,7 @@ import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Final
 
@@ -74,7 +74,7 @@ class _File:
 def blueprint(plain: PlainRoutes) -> Blueprint:
     """Its files are in memory, so most of them are plain routes."""
     page = Blueprint("dashboard", __name__)
-    found = _read_files()
+    found = dict(_read_files())
     index = found.pop(PAGE)
     version = _tag_of(*(found[name].content for name in sorted(found)))[:16]
     linked = index.content.replace(b'"dashboard/', f'"dashboard/{version}/'.encode())
@@ -107,7 +107,9 @@ def blueprint(plain: PlainRoutes) -> Blueprint:
     return page
 
 
-def _read_files() -> dict[str, _File]:
+@cache
+def _read_files() -> Mapping[str, _File]:
+    """Those of this program, which are put together once in a process, however many apps it has."""
     directory = files("orchestrator.api") / "static" / "dashboard"
     read = {entry.name: entry.read_bytes() for entry in directory.iterdir() if _kind_of(entry.name)}
     texts = {name: content.decode() for name, content in read.items()}
