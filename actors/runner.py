@@ -302,17 +302,16 @@ class Runner(Actor):
         if result.refused and end.failure is Failure.NODE:
             failed = "attempt %d of job %d %s; the node is to blame, not the job"
             log.warning(failed, payload.n, payload.job_id, end.message, extra=payload.about)
-        end = await self._freeze(payload, end)
         move = PayloadMove(payload.key, payload.status, end.status, end=end, lost=lost)
-        await self._record(payload, move)
+        await self._record(payload, await self._close(payload, move, end))
 
-    async def _freeze(self, payload: Payload, end: End) -> End:
-        """The end with what there is to be collected. A full disk is waited for; what lasts otherwise is told
-        as the end, for nothing runs any more and the slot is wanted."""
+    async def _close(self, payload: Payload, move: PayloadMove, end: End) -> PayloadMove:
+        """The move to the end with what there is to be collected. A full disk is waited for; what lasts
+        otherwise is told as the end, for nothing runs any more and the slot is wanted."""
         backoff = self._backoff()
         while True:
             try:
-                return await self._runs.freeze(payload, end)
+                return await self._runs.close(payload, move)
             except (OSError, RuntimeError) as error:
                 if not is_full(error) and not is_passing(error):
                     if not isinstance(error, OSError):
@@ -320,7 +319,9 @@ class Runner(Actor):
                     if backoff.failures >= FREEZE_TRIES:
                         without = "payload %s: no manifest (%s); it ends without"
                         log.error(without, payload.key, error, extra=payload.about)
-                        return without_results(end, f"what it left cannot be read: {error.strerror or error}")
+                        why = f"what it left cannot be read: {error.strerror or error}"
+                        end = without_results(end, why)
+                        return replace(move, target=end.status, end=end)
                 self._complain(payload, "no manifest yet", error)
             await trio.sleep(backoff.next())
 

@@ -37,6 +37,7 @@ from node.host.inotify import Inotify
 from node.host.load import LoadSampler, host_name
 from node.payloads.cleaner import PayloadCleaner
 from node.payloads.records import DataDirectoryError, Records
+from node.payloads.rows import apply_move
 from node.payloads.table import PayloadTable, open_table
 from node.payloads.write_through import WriteThrough
 from node.runs.environment import job_environment
@@ -131,6 +132,8 @@ async def _serve(
             inotify=inotify,
             hear_progress=table.hear_progress,
             leave_word=records.write_intent,
+            write_running=records.write_running,
+            write_end=lambda payload, move: records.write(apply_move(payload, move)),
         )
         writing = WriteThrough(table, records)
         metrics = NodeMetrics()

@@ -55,7 +55,8 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class PayloadMove:
-    """Take a payload from `source` to `target`. Recorded on disk before it is told to anybody."""
+    """Take a payload from `source` to `target`. Recorded on disk before it is told to anybody: that it ends
+    has been if `written`, by who looked at what it left."""
 
     key: str
     source: Status
@@ -64,6 +65,7 @@ class PayloadMove:
     started_at: float | None = None
     end: End | None = None
     lost: bool = False
+    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)

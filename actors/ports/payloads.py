@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from actors.domain.job import End
 from actors.domain.payload import Payload, PayloadMove, RunResult
 
 
@@ -46,7 +45,7 @@ class Runs(Protocol):
 
     def claim(self, payload: Payload) -> bool:
         """Set aside what there is one of for each payload, as a card: whether it is there for this one. It is
-        given back with `freeze`."""
+        given back with `close`."""
         ...
 
     async def start(self, payload: Payload) -> Running | RunResult:
@@ -57,6 +56,7 @@ class Runs(Protocol):
         """Find the run of a payload that an earlier process of this node started or was about to start."""
         ...
 
-    async def freeze(self, payload: Payload, end: End) -> End:
-        """After the last process has died: write the manifest; the end with its `size`."""
+    async def close(self, payload: Payload, move: PayloadMove) -> PayloadMove:
+        """After the last process has died: write the manifest and, if it can be, the record of the end that
+        `move` takes it to; the move with the end as it is then, with its `size`."""
         ...

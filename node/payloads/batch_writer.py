@@ -36,6 +36,8 @@ class Stopped(OSError):
 class _PendingWrite:
     work: Callable[[PayloadBatch], Any]
     urgent: bool
+    in_memory: bool
+    """It touches no file."""
     task: trio.lowlevel.Task | None = None
     """Who waits for the answer; None: who writes it."""
     answer: _Answer | None = None
@@ -68,13 +70,16 @@ class BatchWriter:
         self._stopped = False
         self._thread = KeptThreads("records", 1)
 
-    async def write(self, work: Callable[[PayloadBatch], T], *, urgent: bool = False) -> T:
+    async def write(
+        self, work: Callable[[PayloadBatch], T], *, urgent: bool = False, in_memory: bool = False
+    ) -> T:
         """Have `work` done in the next batch; its result, once that is written. Raises what the work raises;
-        nothing of it was done then, nor if this raises Cancelled."""
+        nothing of it was done then, nor if this raises Cancelled. A batch of nothing but what is `in_memory`,
+        so that it touches no file, needs no thread."""
         if self._stopped:
             await trio.lowlevel.checkpoint()
             raise Stopped("it has stopped; nothing was written")
-        item = _PendingWrite(work, urgent)
+        item = _PendingWrite(work, urgent, in_memory)
         if not self._writing and not self._pending:
             # What has come meanwhile is for `run`.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -134,7 +139,10 @@ class BatchWriter:
         """Write them, and set their answers."""
         batch = self._begin()
         try:
-            await self._thread.run(_write, batch, items)
+            if all(item.in_memory for item in items):
+                _write(batch, items)
+            else:
+                await self._thread.run(_write, batch, items)
         except Exception as error:
             # Outside any one item: nothing of the batch holds.
             for item in items:
@@ -164,7 +172,7 @@ def _land(items: Sequence[_PendingWrite]) -> None:
 
 
 def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:
-    """In the thread. What they answer holds only if this returns."""
+    """In the thread, if there are files to be written. What they answer holds only if this returns."""
     try:
         for item in items:
             before = batch.place()

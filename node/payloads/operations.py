@@ -114,7 +114,7 @@ class PayloadBatch:
 
 
 def move(batch: PayloadBatch, moves: Sequence[PayloadMove]) -> list[bool]:
-    """Compare-and-set each, its record written before."""
+    """Compare-and-set each, what is to be written of it written before."""
     done = []
     for each in moves:
         row = batch.row(each.key)
@@ -124,10 +124,11 @@ def move(batch: PayloadBatch, moves: Sequence[PayloadMove]) -> list[bool]:
         if each.target not in PAYLOAD[each.source]:
             raise ValueError(f"a payload does not go from {each.source} to {each.target}")
         payload = apply_move(row.payload, each)
-        if payload.status is Status.RUNNING:
+        if payload.status is not Status.RUNNING:
+            if not each.written:
+                batch.records.write(payload)
+        elif batch.records.outlives:
             batch.records.write_running(payload)
-        else:
-            batch.records.write(payload)
         batch.put(replace(row, payload=payload))
         done.append(True)
     return done

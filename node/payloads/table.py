@@ -81,12 +81,18 @@ class PayloadTable:
     async def record(self, moves: Sequence[PayloadMove]) -> Sequence[bool]:
         """Compare-and-set each; False where the payload is not in `source` any more or is unknown. Raises
         `OSError`."""
-        return await self._writer.write(lambda batch: work.move(batch, moves), urgent=True)
+        # That it was to be started is on the disk, and the executor's marks say since when it runs.
+        in_memory = all(
+            move.written or (move.target is Status.RUNNING and not self._records.outlives) for move in moves
+        )
+        return await self._writer.write(
+            lambda batch: work.move(batch, moves), urgent=True, in_memory=in_memory
+        )
 
     async def hear_progress(self, key: str, said: ProgressTail) -> None:
         """What a payload's script says of its progress; nothing happens if it is nothing new, or has ended.
         Raises `OSError`."""
-        await self._writer.write(lambda batch: work.hear(batch, key, said))
+        await self._writer.write(lambda batch: work.hear(batch, key, said), in_memory=True)
 
     async def changes(self, after: int) -> Sequence[Payload]:
         return [row.payload for row in self._rows.changed_after(after)]

@@ -19,8 +19,9 @@ import trio
 from actors.domain.batch_request import NOTHING_REQUESTED, request_to_json
 from actors.domain.failure import Failure
 from actors.domain.job import End
-from actors.domain.payload import UNKNOWN, Payload, RunResult
+from actors.domain.payload import UNKNOWN, Payload, PayloadMove, RunResult
 from actors.domain.progress import BatchStand
+from actors.domain.status import Status
 from actors.ports.payloads import Running
 from actors.process import procfs
 from actors.process.kept_threads import KeptThreads
@@ -57,15 +58,16 @@ INTENT_MOST: Final = 64 * 1024
 THREADS: Final = 40
 """Payloads at most that are made ready, or looked through at their end, at the same time."""
 SHORT: Final = 0.25
-"""Seconds that a script has run when its progress begins to be followed."""
+"""Seconds that a script has run when that is noted, and its progress begins to be followed."""
 NEVER_STARTED: Final = "the node went down before it had started"
 
 
 class ExecutorRuns:
     """Runs of one executor. `environment` is what every script of a service gets, `grants_of` what it may,
     `sight_of` what it sees, which blocks; `grace` in seconds, `log_limit` in bytes. `hear_progress` is told
-    what a payload's script says of its progress; it may raise `OSError`. `leave_word` says in a payload's
-    directory, in a thread, that somebody has set out to start it."""
+    what a payload's script says of its progress; it may raise `OSError`. What follows is called in threads:
+    `leave_word` says in a payload's directory that somebody has set out to start it, `write_running` since
+    when it runs, `write_end` how it ended, which may raise `OSError`."""
 
     def __init__(
         self,
@@ -83,8 +85,12 @@ class ExecutorRuns:
         inotify: Inotify,
         hear_progress: Callable[[str, progress_file.ProgressTail], Awaitable[object]],
         leave_word: Callable[[Payload], None],
+        write_running: Callable[[Payload], None],
+        write_end: Callable[[Payload, PayloadMove], None],
     ) -> None:
         self._leave_word = leave_word
+        self._write_running = write_running
+        self._write_end = write_end
         self._reserve = reserve
         self._workspace = workspace
         self._executor = executor
@@ -133,7 +139,7 @@ class ExecutorRuns:
             if isinstance(found, RunResult) and found.refused:
                 return replace(found, refused=error.strerror or str(error), refused_by=Failure.NODE)
             return found
-        return _PayloadRun(run, checked.note, self._following(payload.key), self._telling(payload.key))
+        return self._follow(payload, run, checked.note)
 
     async def _find_card(self, key: str) -> Card | None:
         if not self._cards.holds(key):
@@ -189,38 +195,63 @@ class ExecutorRuns:
             # Whose it is, and how long it may run, is known to nobody here: it may run again where that is.
             await found.stop(self._grace)
             return RunResult(unreadable=True, started_at=found.started_at, note=note)
-        return _PayloadRun(found, note, self._following(payload.key), self._telling(payload.key))
+        return self._follow(payload, found, note)
 
-    async def freeze(self, payload: Payload, end: End) -> End:
-        directory = self._workspace.directory(payload.key)
-        freeze = partial(_frozen, directory, self._result_limit, through=payload.through)
+    async def close(self, payload: Payload, move: PayloadMove) -> PayloadMove:
         if self._cards.holds(payload.key):
             await trio.to_thread.run_sync(self._cards.give_back, payload.key)
-        frozen, said = await self._threads.run(self._reserve.attempt, freeze)
+        closed, said = await self._threads.run(self._close, payload, move)
         if said.tail:
             # Its last word, before its end is told. Nobody waits for it on a disk that has failed.
             with suppress(OSError):
                 await self._hear_progress(payload.key, said)
+        return closed
+
+    def _close(self, payload: Payload, move: PayloadMove) -> tuple[PayloadMove, progress_file.ProgressTail]:
+        """What its script has said last, too. Raises `OSError`."""
+        assert move.end is not None
+        directory = self._workspace.directory(payload.key)
+        freeze = partial(freeze_manifest, directory, self._result_limit, through=payload.through)
+        frozen = self._reserve.attempt(freeze)
+        end = self._end_with(frozen, payload, move.end)
+        move = replace(move, target=end.status, end=end)
+        said = progress_file.read(directory)
+        try:
+            self._write_end(payload, move)
+        except OSError:
+            return move, said  # The table tries it, for as long as it takes.
+        return replace(move, written=True), said
+
+    def _end_with(self, frozen: FrozenManifest, payload: Payload, end: End) -> End:
+        """The end of what has left this."""
+        said = [end.message]
         if end.exit_code and end.message.startswith(f"exit code {end.exit_code}"):
-            explain = partial(self._explain, payload.service, end.exit_code, directory)
-            hint = await trio.to_thread.run_sync(explain)
-            end = replace(end, message="; ".join(filter(None, (end.message, hint))))
-        end = replace(end, size=frozen.size)
-        # That it outlives the machine tells a batch system's executor, which alone heeds it.
-        unheeded = payload.batch_request != NOTHING_REQUESTED and not self._executor.outlives_machine
-        if unheeded and end.started_at is not None:
-            end = replace(end, message="; ".join(filter(None, (end.message, _say_unheeded(payload)))))
-        if frozen.gone and end.started_at is not None:
-            end = replace(end, message="; ".join(filter(None, (end.message, frozen.gone))))
+            said.append(self._explain(payload.service, end.exit_code, self._workspace.directory(payload.key)))
+        if end.started_at is not None:
+            # That it outlives the machine tells a batch system's executor, which alone heeds it.
+            if payload.batch_request != NOTHING_REQUESTED and not self._executor.outlives_machine:
+                said.append(_say_unheeded(payload))
+            said.append(frozen.gone)
+        end = replace(end, size=frozen.size, message="; ".join(filter(None, said)))
         return without_results(end, frozen.too_many) if frozen.too_many else end
 
     def _explain(self, service: str, exit_code: int, directory: Path) -> str:
         said = hints.read_tail(directory / STDERR)
         return hints.explain(exit_code, said, directory.absolute(), self._sight_of(service))
 
-    def _following(self, key: str) -> Callable[[], Awaitable[None]]:
-        tell = partial(self._hear_progress, key)
-        return partial(progress_file.follow, self._workspace.directory(key), self._inotify, tell)
+    def _follow(self, payload: Payload, run: Run, note: str) -> _PayloadRun:
+        async def follow() -> None:
+            await self._threads.run(self._note_running, payload, run)
+            tell = partial(self._hear_progress, payload.key)
+            await progress_file.follow(self._workspace.directory(payload.key), self._inotify, tell)
+
+        return _PayloadRun(run, note, follow, self._telling(payload.key))
+
+    def _note_running(self, payload: Payload, run: Run) -> None:
+        began = replace(payload, status=Status.RUNNING, pid=run.pid, started_at=run.started_at)
+        # The executor's mark says the same: this is for who has lost that one.
+        with suppress(OSError):
+            self._write_running(began)
 
     def _telling(self, key: str) -> TellBatch:
         async def tell(news: str, batch: BatchStand | None) -> None:
@@ -258,8 +289,8 @@ class ExecutorRuns:
 
 
 class _PayloadRun:
-    """A run of the executor, as the Runner sees it. `follow` follows its progress until it is cancelled;
-    `tell` is told what a batch system says of it."""
+    """A run of the executor, as the Runner sees it. `follow` follows one that is not over at once until it is
+    cancelled; `tell` is told what a batch system says of it."""
 
     def __init__(
         self,
@@ -292,7 +323,8 @@ class _PayloadRun:
     async def wait(self) -> Running | RunResult:
         if isinstance(self._run, QueuedRun):
             return await self._wait_in_queue(self._run)
-        # What a short script says is read at its end: to watch it would cost more than it does.
+        # Of a short script nothing is noted, and what it says is read at its end: to watch it would cost more
+        # than it does.
         with trio.move_on_after(SHORT):
             return _result(await self._run.wait(), self._note)
         async with trio.open_nursery() as nursery:
@@ -334,12 +366,6 @@ def _age(run: Run, now: Callable[[int], float] = time.clock_gettime) -> float:
     if started is None:
         return max(0.0, time.time() - run.started_at)
     return max(0.0, now(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
-
-
-def _frozen(
-    directory: Path, limit: ResultLimit, *, through: bool
-) -> tuple[FrozenManifest, progress_file.ProgressTail]:
-    return freeze_manifest(directory, limit, through=through), progress_file.read(directory)
 
 
 def _say_unheeded(payload: Payload) -> str:

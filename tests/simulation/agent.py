@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,6 @@ from simulation.node_disk import Files, NodeDisk, Process
 from simulation.violation import Dead, Violation
 
 from actors.domain.failure import Failure
-from actors.domain.job import End
 from actors.domain.payload import UNKNOWN, Payload, PayloadMove, RunResult
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import live
@@ -195,17 +195,21 @@ class Agent:
             return False
         payload, files = apply_move(row.payload, move), self._disk.files[move.key]
         if move.target is not Status.RUNNING:
-            if self._end_needs_room:
-                self._disk.take_file()
+            if not move.written:
+                self._write_end(payload, files)
             if trio.current_time() > max(self.born, self._ended_at(move.key, files)) + HELD_UP:
                 raise Violation("held up", f"attempt {move.key[:6]}: its end is recorded late")
-            files.record = StoredPayload(payload, self._boot)
-            files.ended_at = trio.current_time()
             self._ended()
-        elif not self._disk.is_full():
+        elif self.outlives and not self._disk.is_full():
             files.running = StoredPayload(payload, self._boot)
         self.put(replace(row, payload=payload))
         return True
+
+    def _write_end(self, payload: Payload, files: Files) -> None:
+        if self._end_needs_room:
+            self._disk.take_file()
+        files.record = StoredPayload(payload, self._boot)
+        files.ended_at = trio.current_time()
 
     def _ended_at(self, key: str, files: Files) -> float:
         """When it could be told that it had ended; infinite for what never began."""
@@ -258,14 +262,21 @@ class Agent:
             return RunResult(unreadable=True, started_at=run.started_at)
         return run if files.process.count else await run.wait()
 
-    async def freeze(self, payload: Payload, end: End) -> End:
+    async def close(self, payload: Payload, move: PayloadMove) -> PayloadMove:
         await trio.lowlevel.checkpoint()
         self.enter()
         process = self._disk.files[payload.key].process
-        if process is None:
-            return end
+        if process is None or move.end is None:
+            return move
+        move = replace(move, end=replace(move.end, size=process.plan.size))
+        with suppress(OSError):
+            self._write_end(apply_move(payload, move), self._disk.files[payload.key])
+            move = replace(move, written=True)
+        # The process of the node may end before its table has it.
+        await sleep(self._rng.uniform(0.001, 0.02))
+        self.enter()
         self.hear(payload.key, process)
-        return replace(end, size=process.plan.size)
+        return move
 
     def hear(self, key: str, process: Process) -> None:
         row = self.rows.get(key)

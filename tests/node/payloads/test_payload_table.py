@@ -60,12 +60,20 @@ async def accept(
     return accepted
 
 
-def running_on_disk(data: Path, key: str) -> bool:
-    return (data / "payloads" / key / "running").exists()
+def status_on_disk(data: Path, key: str) -> str:
+    status = json.loads((data / "payloads" / key / "record.json").read_text())["status"]
+    assert isinstance(status, str)
+    return status
 
 
 async def running(table: PayloadTable, key: str = KEY) -> None:
     (done,) = await table.record([PayloadMove(key, Status.PREPARED, Status.RUNNING, pid=12, started_at=5.0)])
+    assert done
+
+
+async def killed(table: PayloadTable, key: str = KEY) -> None:
+    end = End(Status.KILLED, "terminated", ended_at=6.0)
+    (done,) = await table.record([PayloadMove(key, Status.PREPARED, Status.KILLED, end=end)])
     assert done
 
 
@@ -119,10 +127,11 @@ async def test_a_restarted_node_finds_running_and_ended_payloads_as_they_were(tm
             await accept(table, tmp_path, key)
             await running(table, key)
         await ended(table, OTHER)
-    async with opened(tmp_path) as table:
+    # Since when it runs is said by the executor's marks.
+    async with opened(tmp_path, intended=frozenset({KEY})) as table:
         payloads, _ = await table.all()
         assert [(p.key, p.status, p.pid) for p in payloads] == [
-            (KEY, Status.RUNNING, 12),
+            (KEY, Status.RUNNING, 0),
             (OTHER, Status.COMPLETED, 12),
         ]
         assert payloads[1].end is not None and payloads[1].end.exit_code == 0
@@ -262,7 +271,7 @@ async def test_a_released_payload_that_runs_is_seen_by_the_runner_only(tmp_path:
         (seen,) = (await table.all())[0]
         assert seen.cancelled
         assert table.releasable() == []
-    async with opened(tmp_path) as table:
+    async with opened(tmp_path, intended=frozenset({KEY})) as table:
         (seen,) = (await table.all())[0]
         assert seen.cancelled and table.get(KEY) is None
         await ended(table)
@@ -337,9 +346,9 @@ async def test_whatever_is_cancelled_a_record_is_whole_or_not_there(tmp_path: Pa
         await accept(table, tmp_path)
         with trio.CancelScope() as scope:
             scope.cancel()
-            await running(table)
+            await killed(table)
         payload = table.get(KEY)
-        assert payload is not None and running_on_disk(tmp_path, KEY) == (payload.status is Status.RUNNING)
+        assert payload is not None and status_on_disk(tmp_path, KEY) == payload.status
         assert await accept(table, tmp_path, OTHER)
 
 
@@ -354,16 +363,39 @@ async def test_nothing_changes_when_the_disk_does_not_take_it(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            for name in ("replace_plainly", "create_plainly", "Records.write_running"):
+            for name in ("overwrite", "replace_plainly", "create_plainly"):
                 patch.setattr(f"node.payloads.records.{name}", full)
             with pytest.raises(OSError, match="No space"):
-                await running(table)
+                await killed(table)
             with pytest.raises(OSError, match="No space"):
                 await table.cancel([OTHER])
         payload = table.get(KEY)
         assert payload is not None and payload.status is Status.PREPARED
         assert not table.is_tombstoned(OTHER) and table.mark == before
+        await killed(table)
+
+
+async def test_that_it_runs_and_how_far_it_is_needs_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it was to be started is there, and its end has been written by who looked through its files."""
+    async with opened(tmp_path) as table:
+        await accept(table, tmp_path)
+
+        def broken(*_args: object, **_kwargs: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        for name in ("Records.write", "Records.write_running", "overwrite", "replace_plainly"):
+            monkeypatch.setattr(f"node.payloads.records.{name}", broken)
         await running(table)
+        await table.hear_progress(KEY, ProgressTail(b"0.5 half\n"))
+        payload = table.get(KEY)
+        assert payload is not None and payload.status is Status.RUNNING and payload.progress is not None
+        with pytest.raises(OSError, match="Input/output"):
+            await ended(table)
+        end = End(Status.COMPLETED, "", exit_code=0, ended_at=6.0)
+        move = PayloadMove(KEY, Status.RUNNING, Status.COMPLETED, end=end, written=True)
+        assert await table.record([move]) == [True]
 
 
 async def test_what_is_asked_for_together_fails_or_is_done_each_by_itself(
@@ -373,19 +405,19 @@ async def test_what_is_asked_for_together_fails_or_is_done_each_by_itself(
     async with opened(tmp_path) as table:
         for key in keys:
             await accept(table, tmp_path, key)
-        write = Records.write_running
+        write = Records.write
 
         def one_is_bad(records: Records, payload: Payload) -> None:
             if payload.key == keys[3]:
                 raise OSError(5, "Input/output error")
             write(records, payload)
 
-        monkeypatch.setattr(Records, "write_running", one_is_bad)
+        monkeypatch.setattr(Records, "write", one_is_bad)
         failed: list[str] = []
 
         async def move(key: str) -> None:
             try:
-                await running(table, key)
+                await killed(table, key)
             except OSError:
                 failed.append(key)
 
@@ -395,7 +427,7 @@ async def test_what_is_asked_for_together_fails_or_is_done_each_by_itself(
                     nursery.start_soon(move, key)
         assert not cancelled.cancelled_caught and failed == [keys[3]]
         found = {p.key: p.status for p in (await table.all())[0]}
-        assert [key for key in keys if found[key] is Status.RUNNING] == [*keys[:3], *keys[4:7]]
+        assert [key for key in keys if found[key] is Status.KILLED] == [*keys[:3], *keys[4:7]]
 
 
 async def test_one_cancelled_caller_cancels_nobody(tmp_path: Path) -> None:
@@ -405,19 +437,19 @@ async def test_one_cancelled_caller_cancels_nobody(tmp_path: Path) -> None:
             await accept(table, tmp_path, key)
         async with trio.open_nursery() as nursery:
             for key in keys[:3]:
-                nursery.start_soon(running, table, key)
+                nursery.start_soon(killed, table, key)
             scope = trio.CancelScope()
             with scope:
                 async with trio.open_nursery() as doomed:
-                    doomed.start_soon(running, table, keys[4])
-                    doomed.start_soon(running, table, keys[5])
+                    doomed.start_soon(killed, table, keys[4])
+                    doomed.start_soon(killed, table, keys[5])
                     await trio.lowlevel.checkpoint()
                     scope.cancel()
-            nursery.start_soon(running, table, keys[3])
+            nursery.start_soon(killed, table, keys[3])
         found = {p.key: p for p in (await table.all())[0]}
-        assert all(found[key].status is Status.RUNNING for key in keys[:4])
+        assert all(found[key].status is Status.KILLED for key in keys[:4])
         for key in keys:
-            assert running_on_disk(tmp_path, key) == (found[key].status is Status.RUNNING)
+            assert status_on_disk(tmp_path, key) == found[key].status
 
 
 async def test_who_waits_for_an_end_hears_of_it(tmp_path: Path) -> None:

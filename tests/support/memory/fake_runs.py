@@ -84,13 +84,14 @@ class FakeRuns:
         known = self.running.get(payload.key)
         return self._run(payload, found or known or FakeRun(payload.pid, payload.started_at or 0.0))
 
-    async def freeze(self, payload: Payload, end: End) -> End:
+    async def close(self, payload: Payload, move: PayloadMove) -> PayloadMove:
         await trio.lowlevel.checkpoint()
         if self.freeze_fails:
             raise self.freeze_fails.pop()
         self.frozen.append(payload.key)
         self.claimed.discard(payload.key)
-        return replace(end, size=10)
+        assert move.end is not None
+        return replace(move, end=replace(move.end, size=10))
 
     def _run(self, payload: Payload, run: FakeRun) -> FakeRun:
         self.running[payload.key] = run
