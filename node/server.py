@@ -28,6 +28,7 @@ from node.access.servers import Servers
 from node.api import create_app, link_route
 from node.api.app import NodeContext
 from node.api.metrics import NodeMetrics
+from node.api.small_results import SmallResults
 from node.api.submit import SubmitReceiver
 from node.checking import load_certificate
 from node.executors.executor import Executor
@@ -118,6 +119,7 @@ async def _serve(
         await trio.to_thread.run_sync(cards.load)
         inotify = Inotify()
         nursery.start_soon(inotify.hear)
+        small_results = SmallResults(table, workspace)
         runs = ExecutorRuns(
             workspace,
             executor,
@@ -134,6 +136,7 @@ async def _serve(
             leave_word=records.write_intent,
             write_running=records.write_running,
             write_end=lambda payload, move: records.write(apply_move(payload, move)),
+            looked_through=small_results.read_early,
         )
         writing = WriteThrough(table, records)
         metrics = NodeMetrics()
@@ -195,6 +198,7 @@ async def _serve(
             shutdown=leaving.closing,
             gate=gate,
             metrics=metrics,
+            small_results=small_results,
         )
 
         async def stop() -> None:

@@ -16,6 +16,7 @@ from actors.wire.http.plain_routes import NoteRequest, head_of_request
 from actors.wire.http.web_pages import refuse_pages
 from node.access.gate import Gate
 from node.api.metrics import NodeMetrics
+from node.api.small_results import SmallResults
 from node.api.submit import SubmitReceiver
 from node.host.inotify import Inotify
 from node.host.load import LoadSampler
@@ -48,6 +49,7 @@ class NodeContext:
     gate: Gate
     metrics: NodeMetrics
     most_files: int
+    small_results: SmallResults
 
 
 def refuse_if_meant_for_another(header: Callable[[str], str | None], node_id: str, boot: str) -> None:

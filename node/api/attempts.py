@@ -23,8 +23,8 @@ from actors.wire.protocol.attempts import PROTOCOL, heartbeat_to_json, mark_to_j
 from node.access.gate import refuse_other_owner, speaking
 from node.api import orders
 from node.api.app import BOOT_HEADER, NODE_HEADER, NodeContext
+from node.api.packing import CollectForm
 from node.api.results import (
-    CollectForm,
     collect_response,
     file_list,
     file_response,

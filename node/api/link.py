@@ -34,7 +34,7 @@ from node.access.gate import speaking
 from node.api import orders
 from node.api.app import NodeContext
 from node.api.attempts import EVENTS_AT_ONCE, HEARTBEAT_EVERY, executor, heartbeat
-from node.api.results import small_results
+from node.api.small_results import bound_of
 from node.payloads.table import is_answered, is_told
 
 log = logging.getLogger("node.link")
@@ -43,11 +43,6 @@ MOST: Final = {Lane.URGENT: 1 << 20, Lane.ORDERS: 16 << 20, Lane.RESULTS: 1 << 1
 """Bytes of a message from an orchestrator."""
 PROVED_WITHIN: Final = 10.0
 """Seconds that an orchestrator has to say who it is, and to prove it."""
-RESULTS: Final = 4
-"""A result may be so many times the size of the files in it before it is sent unasked: heads, and logs that
-come twice."""
-HEADS: Final = 16 * 1024
-"""Bytes of a result beside its files."""
 PUSHED_AT_ONCE: Final = 64
 QUIET: Final = 3.0
 """Seconds without a word of the orchestrator after which it is asked for one."""
@@ -304,9 +299,10 @@ class _NodeLink:
         async with self._table.subscribe(peer.name) as (picture, mark, changes):
             await self._tell_picture(picture, mark)
             self._nursery.start_soon(self._beat)
-            while changed := await _receive(changes):
-                self._tell_changes([one for one in changed if is_told(one, peer.name)], peer)
-                await self._link.drained(Lane.ORDERS)
+            with self._context.small_results.wanted(min(peer.each, peer.window)):
+                while changed := await _receive(changes):
+                    self._tell_changes([one for one in changed if is_told(one, peer.name)], peer)
+                    await self._link.drained(Lane.ORDERS)
             await self._leave()
 
     async def _tell_picture(self, picture: Sequence[Payload], mark: StreamPosition) -> None:
@@ -324,10 +320,16 @@ class _NodeLink:
         for payload in ended:
             del told[payload.key]
             self._pushed[payload.key] = _bound(payload)
-        self._to_push += ended
-        if ended and self._pushed_all.is_set():
+        if read := self._context.small_results.take(ended, peer.each):
+            self._tell_ends([payload for payload in ended if payload.key in read], list(read.values()))
+        unread = [payload for payload in ended if payload.key not in read]
+        self._to_push += unread
+        if unread and self._pushed_all.is_set():
             self._pushed_all = trio.Event()
             self._nursery.start_soon(self._push_results, peer)
+        for payload in told.values():
+            if payload.end is not None:
+                self._context.small_results.drop(payload.key)
         if told:
             self._link.tell(
                 "payloads", {"payloads": [orders.view(payload) for payload in told.values()]}, Lane.ORDERS
@@ -343,7 +345,7 @@ class _NodeLink:
         while batch := self._to_push[:PUSHED_AT_ONCE]:
             del self._to_push[:PUSHED_AT_ONCE]
             try:
-                found = await small_results(self._context, batch, peer.each, self._reading)
+                found = await self._context.small_results.read(batch, peer.each, self._reading)
             except Exception as error:
                 if not is_passing(error):
                     raise
@@ -394,7 +396,7 @@ class _NodeLink:
 
 def _bound(payload: Payload) -> int:
     """Bytes that come of it at most, if it left what it says."""
-    return HEADS + (0 if payload.end is None else payload.end.size) * RESULTS
+    return bound_of(0 if payload.end is None else payload.end.size)
 
 
 async def _receive(changes: trio.MemoryReceiveChannel[Payload]) -> list[Payload]:

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, cast
 
 import trio
-from isal import isal_zlib
 from quart import Response, request
 
 from actors.domain.payload import Payload
 from actors.domain.status import ENDED
-from actors.process.kept_threads import KeptThreads
 from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.last_lines import LastLines, Tail, log_headers
 from actors.wire.files.listing import Entry, Listing, OpenTree, TooManyEntries, open_regular
 from actors.wire.files.names import printable, unspell
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
-from actors.wire.files.zip_writer import Known, zip_parts, zip_pieces
+from actors.wire.files.zip_writer import zip_pieces
 from actors.wire.http.app import Refusal
 from actors.wire.http.backpressure import BoundedRequest
-from actors.wire.protocol import frames
-from actors.wire.protocol.attempts import view_to_json
 from node.api.app import NodeContext
+from node.api.packing import (
+    LOGS,
+    SHORTER,
+    CollectForm,
+    collect_one,
+    encode_error,
+    find_logs,
+    open_log,
+    read_log,
+    root_of,
+)
 from node.executors.executor import STDERR, STDOUT, WORK
 from node.host.inotify import DirectoryWatch
-from node.payloads.table import view_of
 from node.runs.manifest import is_frozen, list_work, manifest_to_json, read_manifest
-from node.runs.received import is_as_received, read_received
 
 FOLLOW_EVERY: Final = 0.25
 """Seconds between looks at a growing log where the kernel does not tell of its growth."""
-
-CRC32: Final = "crc32"
-LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
 
 async def zip_response(context: NodeContext, payload: Payload) -> Response:
@@ -118,15 +117,6 @@ async def log_response(context: NodeContext, payload: Payload, given: Mapping[st
     return Response(body, headers=headers, content_type="application/octet-stream")
 
 
-@dataclass(frozen=True, slots=True)
-class CollectForm:
-    """What the orchestrator understands: `sums` is CRC32 if it needs no other checksum of the zips; whether
-    files that are `as_received` may be left where they are."""
-
-    sums: str = ""
-    as_received: bool = False
-
-
 def collect_response(context: NodeContext, keys: Sequence[str], form: CollectForm) -> Response:
     """Frames for each key, in order."""
 
@@ -143,32 +133,6 @@ def collect_response(context: NodeContext, keys: Sequence[str], form: CollectFor
     return Response(body(), content_type="application/octet-stream")
 
 
-async def small_results(
-    context: NodeContext, payloads: Sequence[Payload], most: int, thread: KeptThreads
-) -> list[bytes]:
-    """The frames of each in one thread call; empty for what cannot be read now, or is more than `most`
-    bytes."""
-
-    def read(payload: Payload) -> bytes:
-        frames_of_it = bytearray()
-        try:
-            for piece in _collect_one(payload, context.workspace.directory(payload.key), CollectForm(CRC32)):
-                frames_of_it += piece
-                if len(frames_of_it) > most:
-                    return b""
-        except (OSError, WireError):
-            return b""
-        return bytes(frames_of_it)
-
-    with ExitStack() as stack:
-        for payload in payloads:
-            stack.enter_context(context.workspace.reading(payload.key))
-        there, _ = context.table.find_known([payload.key for payload in payloads])
-        return await thread.run(
-            lambda: [read(payload) if payload.key in there else b"" for payload in payloads]
-        )
-
-
 def _iterate_in_thread(context: NodeContext, generator: Generator[bytes, None, None]) -> ThreadedIterator:
     return ThreadedIterator(generator, limiter=context.workspace.transfers)
 
@@ -180,96 +144,20 @@ def _collect(
     for key, directory in zip(keys, directories, strict=True):
         payload = there.get(key)
         if payload is None:
-            yield _error(key, "gone")
+            yield encode_error(key, "gone")
         elif payload.status not in ENDED:
-            yield _error(key, "not_ended")
+            yield encode_error(key, "not_ended")
         elif payload.lost:
             # Who asks has not heard of it yet: what there is of it is not what it left.
-            yield _error(key, "lost")
+            yield encode_error(key, "lost")
         else:
             try:
-                yield from _collect_one(payload, directory, form)
+                yield from collect_one(payload, directory, form)
             except OSError as why:
-                yield _error(key, f"cannot be read: {why}", permanent=not is_passing(why))
+                yield encode_error(key, f"cannot be read: {why}", permanent=not is_passing(why))
             except WireError as why:
                 # Nothing of it lives that could change it back.
-                yield _error(key, f"cannot be read: {why}", permanent=True)
-
-
-def _collect_one(payload: Payload, directory: Path, form: CollectForm) -> Generator[bytes, None, None]:
-    manifest, listing = read_manifest(directory, frozen=is_frozen(payload))
-    logs = _logs(directory)
-    record = {
-        "key": payload.key,
-        "payload": view_to_json(view_of(payload)),
-        "manifest": manifest,
-        # What never ran has none; the zip holds those that are there beside what the manifest names.
-        "logs": [name for name, _ in logs],
-    }
-    head = json.dumps(record).encode()
-    if len(head) > frames.MAX_END:
-        yield _error(payload.key, "it left more files than a manifest can hold", permanent=True)
-        return
-    yield frames.encode(frames.END, head)
-    sizes = {}
-    for kind, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
-        sizes[name] = 0
-        for piece in _read_log(directory / LOGS[name]):
-            sizes[name] += len(piece)
-            yield from _frame(kind, piece)
-    crc, zip_size = 0, 0
-    digest = None if form.sums == CRC32 else hashlib.sha256()
-    for part in _join(_parts(directory, listing, logs, as_received=form.as_received)):
-        if isinstance(part, Known):
-            zip_size += part.size
-            yield frames.encode(frames.INPUT, json.dumps(asdict(part)).encode())
-            continue
-        crc = isal_zlib.crc32(part, crc)
-        if digest is not None:
-            digest.update(part)
-        zip_size += len(part)
-        yield from _frame(frames.ZIP, part)
-    finish: dict[str, Any] = {
-        "zip_crc32": crc,
-        "zip_size": zip_size,
-        "stdout_size": sizes["stdout"],
-        "stderr_size": sizes["stderr"],
-    }
-    if digest is not None:
-        finish["zip_sha256"] = digest.hexdigest()
-    yield frames.encode(frames.FINISH, json.dumps(finish).encode())
-
-
-def _join(pieces: Iterable[bytes | Known]) -> Generator[bytes | Known, None, None]:
-    """A zip comes in many small pieces; a frame each would be mostly heads."""
-    gathered: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        if isinstance(piece, Known):
-            yield b"".join(gathered)
-            yield piece
-            gathered, size = [], 0
-            continue
-        gathered.append(piece)
-        size += len(piece)
-        if size >= PIECE:
-            yield b"".join(gathered)
-            gathered, size = [], 0
-    if gathered:
-        yield b"".join(gathered)
-
-
-def _error(key: str, error: str, *, permanent: bool = False) -> bytes:
-    """`permanent`: it will be the same however often it is asked for."""
-    record: dict[str, Any] = {"key": key, "error": error}
-    if permanent:
-        record["permanent"] = True
-    return frames.encode(frames.ERROR, json.dumps(record).encode())
-
-
-def _frame(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
-    for start in range(0, len(piece), frames.MAX_FRAME):
-        yield frames.encode(kind, piece[start : start + frames.MAX_FRAME])
+                yield encode_error(key, f"cannot be read: {why}", permanent=True)
 
 
 def _listing(directory: Path, payload: Payload, most: int) -> Listing:
@@ -298,31 +186,13 @@ def _log_entry(directory: Path, name: str) -> Entry | None:
 
 
 def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes, None, None]:
-    return zip_pieces(_root(directory, listing), listing.entries, _logs(directory), strict=strict)
-
-
-def _parts(
-    directory: Path, listing: Listing, logs: Sequence[tuple[str, Path]], *, as_received: bool
-) -> Generator[bytes | Known, None, None]:
-    """The same, strict, with the files that are as they came in left out if they may be."""
-    noted = read_received(directory) if as_received else {}
-    is_known = partial(is_as_received, noted=noted)
-    return zip_parts(_root(directory, listing), listing.entries, logs, is_known)
-
-
-def _root(directory: Path, listing: Listing) -> Path:
-    """Of a job that has removed its directory there are only the logs; a zip wants some root all the same."""
-    return directory / WORK if listing.entries else directory
-
-
-def _logs(directory: Path) -> list[tuple[str, Path]]:
-    return [(name, directory / name) for name in (STDOUT, STDERR) if (directory / name).is_file()]
+    return zip_pieces(root_of(directory, listing), listing.entries, find_logs(directory), strict=strict)
 
 
 async def _log(context: NodeContext, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
     with context.workspace.reading(key):
         if not follow:
-            async for piece in _iterate_in_thread(context, _read_log(path, offset)):
+            async for piece in _iterate_in_thread(context, read_log(path, offset)):
                 yield piece
             return
         while True:
@@ -331,7 +201,7 @@ async def _log(context: NodeContext, key: str, path: Path, offset: int, follow: 
                 # Asked before reading: what was printed until the end is read after it is known.
                 payload = context.table.get(key)
                 ended = payload is None or payload.status in ENDED
-                async for piece in _iterate_in_thread(context, _read_log(path, offset)):
+                async for piece in _iterate_in_thread(context, read_log(path, offset)):
                     offset += len(piece)
                     yield piece
                 if ended or context.shutdown.is_set():
@@ -355,21 +225,8 @@ async def _in_a_moment() -> None:
     await trio.sleep(FOLLOW_EVERY)
 
 
-_SHORTER: Final = "the file became shorter while it was read"
-
-
-def _open_log(path: Path) -> int | None:
-    """A descriptor of a log; None if it was never begun."""
-    try:
-        return open_regular(path, path.name)
-    except SourceChanged:
-        if os.path.lexists(path):
-            raise
-        return None
-
-
 def _find_last_lines(path: Path, lines: int) -> Tail:
-    if (handle := _open_log(path)) is None:
+    if (handle := open_log(path)) is None:
         return Tail(0, 0)
     try:
         last = LastLines(os.fstat(handle).st_size, lines)
@@ -380,30 +237,13 @@ def _find_last_lines(path: Path, lines: int) -> Tail:
         os.close(handle)
 
 
-def _read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
-    """A log from an offset to where it ends now; nothing if it was never begun."""
-    if (handle := _open_log(path)) is None:
-        return
-    try:
-        left = os.fstat(handle).st_size - offset
-        if left > 0 and offset:
-            os.lseek(handle, offset, os.SEEK_SET)
-        while left > 0:
-            if not (piece := os.read(handle, min(PIECE, left))):
-                raise SourceChanged(_SHORTER)
-            left -= len(piece)
-            yield piece
-    finally:
-        os.close(handle)
-
-
 def _read(file: FileIO, size: int) -> Generator[bytes, None, None]:
     """So many bytes of a file, which is closed at the end. Raises `SourceChanged` if there are less."""
     with file:
         while size:
             piece = file.read(min(PIECE, size))
             if not piece:
-                raise SourceChanged(_SHORTER)
+                raise SourceChanged(SHORTER)
             size -= len(piece)
             yield piece
 

@@ -35,10 +35,12 @@ needs several times as much memory."""
 
 @dataclass(frozen=True, slots=True)
 class FrozenManifest:
-    """`size` are the bytes that are there to be collected. `too_many` says why the files cannot be,
-    "" if they can; then the logs are all there is. `gone` says what a script that ran has removed."""
+    """`size` are the bytes that are there to be collected, of the files in `listing` and of the logs.
+    `too_many` says why the files cannot be, "" if they can; then the logs are all there is. `gone` says what
+    a script that ran has removed."""
 
     size: int
+    listing: Listing
     too_many: str = ""
     gone: str = ""
 
@@ -80,7 +82,8 @@ def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifes
         else:
             replace_plainly(directory / MANIFEST, manifest)
     logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
-    return FrozenManifest(logs + sum(entry.size for entry in listing.entries), too_many, gone)
+    size = logs + sum(entry.size for entry in listing.entries)
+    return FrozenManifest(size, listing, too_many, gone)
 
 
 def _sync_files(directory: Path) -> None:

@@ -67,7 +67,8 @@ class ExecutorRuns:
     `sight_of` what it sees, which blocks; `grace` in seconds, `log_limit` in bytes. `hear_progress` is told
     what a payload's script says of its progress; it may raise `OSError`. What follows is called in threads:
     `leave_word` says in a payload's directory that somebody has set out to start it, `write_running` since
-    when it runs, `write_end` how it ended, which may raise `OSError`."""
+    when it runs, `write_end` how it ended, which may raise `OSError`; `looked_through` is told of what is
+    there to be collected of one that has ended."""
 
     def __init__(
         self,
@@ -87,7 +88,9 @@ class ExecutorRuns:
         leave_word: Callable[[Payload], None],
         write_running: Callable[[Payload], None],
         write_end: Callable[[Payload, PayloadMove], None],
+        looked_through: Callable[[Payload, FrozenManifest], None],
     ) -> None:
+        self._looked_through = looked_through
         self._leave_word = leave_word
         self._write_running = write_running
         self._write_end = write_end
@@ -220,6 +223,8 @@ class ExecutorRuns:
             self._write_end(payload, move)
         except OSError:
             return move, said  # The table tries it, for as long as it takes.
+        if not move.lost:
+            self._looked_through(payload, frozen)
         return replace(move, written=True), said
 
     def _end_with(self, frozen: FrozenManifest, payload: Payload, end: End) -> End:

@@ -304,10 +304,13 @@ def _remove_tree(name: str, depth: int) -> None:
     if depth > _DEEP:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     for entry in _some_at_once(name):
-        if entry.is_dir(follow_symlinks=False):
-            _remove_tree(entry.path, depth + 1)
-        else:
+        if not entry.is_dir(follow_symlinks=False):
             os.unlink(entry.path)
+            continue
+        try:
+            os.rmdir(entry.path)  # Many are empty, and need not be read.
+        except OSError:
+            _remove_tree(entry.path, depth + 1)
     os.rmdir(name)
 
 
@@ -316,9 +319,9 @@ def _some_at_once(name: str) -> Iterator[os.DirEntry[str]]:
     while True:
         with os.scandir(name) as found:
             entries = list(islice(found, _AT_ONCE))
-        if not entries:
-            return
         yield from entries
+        if len(entries) < _AT_ONCE:
+            return
 
 
 def _delete_stubborn(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest, request_to_json
 from actors.domain.limits import UNLIMITED, JobLimits, limits_to_json
+from actors.domain.payload import Payload
 from actors.wire.link.link import Link
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import NotUpgraded, ask_for
-from node.api.link import HEADS
+from node.api.packing import CollectForm, collect_one
+from node.api.small_results import HEADS
 
 OWNER = "0" * 32
 MOST = dict.fromkeys(Lane, 8 << 20)
@@ -125,6 +127,29 @@ async def test_results_come_unasked_only_where_there_is_room_for_them(tmp_path: 
         assert await ends(OTHER) == "payloads"
         await client.ask("release", {"keys": [KEY]})
         assert await ends(third) == "ended"
+
+
+@pytest.mark.parametrize(("kept", "again"), [(1 << 20, False), (0, True)])
+async def test_a_small_result_is_read_where_it_is_looked_through_and_waits_if_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, again: bool
+) -> None:
+    monkeypatch.setattr("node.api.small_results.KEPT", kept)
+    read: list[str] = []
+
+    def collect(payload: Payload, directory: Path, form: CollectForm) -> Generator[bytes, None, None]:
+        read.append(payload.key)
+        return collect_one(payload, directory, form)
+
+    monkeypatch.setattr("node.api.small_results.collect_one", collect)
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        await client.hear("picture")
+        await client.submit(KEY)
+        (await node.executor.run_of(KEY)).finish()
+        ended = await client.hear("ended")
+        assert ended.body["payloads"][0]["key"] == KEY and ended.body["sizes"] == [len(ended.blob)]
+        assert read == ([KEY] if again else [])
+        asked = await node.client.post("/v1/collect", json={"keys": [KEY], "sums": "crc32"})
+        assert asked.content == ended.blob
 
 
 async def test_a_newer_link_ends_the_older_and_an_older_one_is_refused(tmp_path: Path) -> None:

@@ -156,6 +156,6 @@ async def test_a_broken_disk_is_told_for_good_and_a_busy_machine_is_not(
         def fails(*_: object, **__: object) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr("node.api.results.read_manifest", fails)
+        monkeypatch.setattr("node.api.packing.read_manifest", fails)
         told = await refused(node)
         assert told.get("permanent") is permanent and os.strerror(number) in told["error"]

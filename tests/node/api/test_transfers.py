@@ -54,7 +54,7 @@ async def upload(node: NodeInProcess, n: int) -> None:
     ("ask", "hangs"),
     [
         (results, "node.api.results._listing"),
-        (collect, "node.api.results._collect_one"),
+        (collect, "node.api.results.collect_one"),
         (upload, "node.runs.workspace.write_all"),
     ],
 )
