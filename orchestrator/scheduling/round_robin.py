@@ -7,7 +7,7 @@ import heapq
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from actors.domain.job import job_of
@@ -157,16 +157,21 @@ class Ring:
         """How many jobs go before this one if all goes on as it stands: in each round every user has one
         turn, or as many as the weight says, in the order of the ring, those at their quota after the
         others."""
-        rank = mine.rank(order)
-        my_turn = (self.service.blocked(mine.user_id), mine.place)
-        mine_before = (rank + mine.turns) // self.service.weight(mine.user_id)
-        ahead = rank
-        for user in self.users.values():
+        # For each of a list of jobs all users are gone through, so nothing is called here.
+        limits, going = self.service.limits, self.service.users_going
+        weights: Mapping[int, int] = {} if limits is None else limits.weights
+        quota = None if limits is None else limits.runs_per_user
+        rank = ahead = mine.rank(order)
+        my_block = self.service.blocked(mine.user_id)
+        rounds = (rank + mine.turns) // self.service.weight(mine.user_id)
+        for user_id, user in self.users.items():
             if user is not mine:
-                earlier = (self.service.blocked(user.user_id), user.place) < my_turn
-                rounds = mine_before + (1 if earlier else 0)
-                turns = rounds * self.service.weight(user.user_id) - user.turns
-                ahead += min(len(user), max(0, turns))
+                block = quota is not None and going.get(user_id, 0) >= quota
+                earlier = user.place < mine.place if block is my_block else my_block
+                turns = (rounds + earlier) * weights.get(user_id, 1) - user.turns
+                if turns > 0:
+                    waiting = len(user.orders) - user.head
+                    ahead += turns if turns < waiting else waiting
         return ahead
 
     def fill(self, user_id: int, orders: array[int]) -> None:

@@ -61,6 +61,21 @@ AXIS = """async ([kind, most]) => {
 }"""
 
 
+# What is written otherwise than the language itself would.
+UNUSUAL = """async () => {
+  const { count, time } = await import("./dashboard/format.js");
+  const numbers = [0, 999, 1000, 12345, 1234567, -1234];
+  const wrong = numbers.filter((one) => count(one) !== one.toLocaleString("en"));
+  for (const text of ["2026-01-02T03:04:05Z", "1999-12-31T23:59:59Z", new Date().toISOString()]) {
+    const [at, shown] = [new Date(text), time(text)];
+    const whole = at.toLocaleString("sv");
+    const today = at.toDateString() === new Date().toDateString();
+    if (shown.title !== whole || shown.textContent !== (today ? whole.slice(11) : whole)) wrong.push(text);
+  }
+  return wrong;
+}"""
+
+
 # When a job is said to end that has run for an hour, by how far it says it is.
 FORETOLD = """async () => {
   const { foretold } = await import("./dashboard/job.js");
@@ -414,6 +429,10 @@ def test_a_model_turns_only_where_that_is_light_work(
         for _ in range(3):
             page.evaluate("() => new Promise(requestAnimationFrame)")
         assert page.evaluate("window.drawn") == 1 + 3, "after three heavy ones it stands still"
+
+
+def test_numbers_and_times_are_written_as_usual(dashboard: Callable[..., Page]) -> None:
+    assert dashboard("/usage").evaluate(UNUSUAL) == []
 
 
 def test_the_axis_of_a_chart_fits_what_is_drawn(dashboard: Callable[..., Page], jobs: Jobs) -> None:

@@ -2,6 +2,7 @@
 
 import { now } from "./clock.js";
 import { h, morphChildren, table } from "./dom.js";
+import { minute } from "./format.js";
 
 let fetched = null;
 
@@ -98,7 +99,7 @@ export class Chart {
       {
         name: "Minute",
         head: true,
-        show: (one) => new Date(1000 * one.at).toLocaleTimeString("sv").slice(0, 5),
+        show: (one) => minute(new Date(1000 * one.at)),
       },
       ...this.lines.map((line, n) => ({
         name: line.name,
@@ -136,7 +137,7 @@ export class Chart {
         height: HEIGHT,
         series: [
           {
-            value: (_, at) => (at === null ? "" : new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)),
+            value: (_, at) => (at === null ? "" : minute(new Date(1000 * at))),
             label: "Minute",
           },
           ...this.lines.map((line) => ({
@@ -151,7 +152,7 @@ export class Chart {
         axes: [
           {
             ...axis,
-            values: (_, ticks) => ticks.map((at) => new Date(1000 * at).toLocaleTimeString("sv").slice(0, 5)),
+            values: (_, ticks) => ticks.map((at) => minute(new Date(1000 * at))),
           },
           { ...axis, size: room, incrs: this.scale.steps, values: (_, ticks) => ticks.map((value) => this.written(value)) },
         ],

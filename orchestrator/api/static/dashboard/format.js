@@ -3,11 +3,12 @@
 import { now } from "./clock.js";
 import { h, NOTHING } from "./dom.js";
 
-const COUNT = new Intl.NumberFormat("en");
+// By hand: what the language has for it reads its tables of all locales at first, which takes longer than a page does.
+const THOUSANDS = /\B(?=(\d{3})+(?!\d))/g;
 const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]; // as limits are written, and what the server says of them
 
 export function count(number) {
-  return number === null || number === undefined ? NOTHING : COUNT.format(number);
+  return number === null || number === undefined ? NOTHING : String(number).replace(THOUSANDS, ",");
 }
 
 /** "1 file", "2 files". */
@@ -76,28 +77,34 @@ export function percent(share) {
   return `${Math.round(100 * share)} %`;
 }
 
+function two(number) {
+  return String(number).padStart(2, "0");
+}
+
+/** The hour and minute of a Date where the reader is: "09:05". */
+export function minute(at) {
+  return `${two(at.getHours())}:${two(at.getMinutes())}`;
+}
+
+function day(at) {
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+}
+
 /** A time with its date in the title; in lists without the date where it is today's. */
 export function time(text) {
   if (!text) return NOTHING;
   const at = new Date(text);
-  const today = at.toDateString() === new Date().toDateString();
-  const clock = at.toLocaleTimeString("sv");
-  return h(
-    "time",
-    { datetime: text, title: at.toLocaleString("sv") },
-    today ? clock : `${at.toLocaleDateString("sv")} ${clock}`,
-  );
+  const clock = `${minute(at)}:${two(at.getSeconds())}`;
+  const whole = `${day(at)} ${clock}`;
+  return h("time", { datetime: text, title: whole }, day(at) === day(new Date()) ? clock : whole);
 }
 
 /** What is likely, in the words of a sentence: from and until when. */
 export function expected(period) {
   const clock = (text, without) => {
     const at = new Date(text);
-    const day = at.toDateString();
-    const time = at.toLocaleTimeString("sv").slice(0, 5);
-    return day === (without ? new Date(without) : new Date()).toDateString()
-      ? time
-      : `${at.toLocaleDateString("sv")} ${time}`;
+    const told = day(without ? new Date(without) : new Date());
+    return day(at) === told ? minute(at) : `${day(at)} ${minute(at)}`;
   };
   const earliest = clock(period.earliest);
   if (period.latest === null) return `after ${earliest}`;
