@@ -143,7 +143,7 @@ def root_of(directory: Path, listing: Listing) -> Path:
 
 
 def find_logs(directory: Path) -> list[tuple[str, Path]]:
-    return [(name, directory / name) for name in (STDOUT, STDERR) if (directory / name).is_file()]
+    return [(name, path) for name in (STDOUT, STDERR) if (path := directory / name).is_file()]
 
 
 def open_log(path: Path) -> int | None:

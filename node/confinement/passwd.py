@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 NAME: Final = "job"
@@ -30,42 +30,57 @@ def make_accounts(
 
     People's accounts are left out, with their names and homes. `extra`: groups that it is given, by name.
     """
-    accounts = _entries(passwd, 7)
-    taken = {fields[0] for fields in accounts if int(fields[2]) != uid}
-    name = next((fields[0] for fields in accounts if int(fields[2]) == uid), _free(NAME, uid, taken))
+    accounts, known = _accounts(passwd), _groups(group)
+    name = accounts.names.get(uid) or _free(NAME, uid, accounts.taken)
+    own = known.names.get(gid) or _free(name, gid, known.taken | extra.keys())
     if ":" in home or "\n" in home:
         home = "/"  # There is no way to write it; `HOME` says where it is.
-    people = [fields for fields in accounts if _is_of_system(int(fields[2])) and int(fields[2]) != uid]
-    people.append([name, "x", str(uid), str(gid), "", home, "/bin/bash"])
-
-    known = _entries(group, 4)
-    taken = {fields[0] for fields in known if int(fields[2]) != gid} | extra.keys()
-    own = next((fields[0] for fields in known if int(fields[2]) == gid), _free(name, gid, taken))
-    given = {*extra.values(), gid}
-    groups = [
-        [*fields[:3], ""] for fields in known if _is_of_system(int(fields[2])) and int(fields[2]) not in given
-    ]
-    groups.append([own, "x", str(gid), ""])
-    groups += [[each, "x", str(number), name] for each, number in extra.items() if number != gid]
-    return Accounts(name, _text(people), _text(groups))
-
-
-@lru_cache(maxsize=8)
-def _entries(text: str, width: int) -> tuple[list[str], ...]:
-    """The lines that are entries; not those of NIS, nor what nobody can read. Kept: each job asks anew."""
-    found = (line.split(":") for line in text.splitlines())
-    return tuple(
-        fields
-        for fields in found
-        if len(fields) == width and fields[0] and fields[2].isascii() and fields[2].isdigit()
+    people = accounts.of_system(frozenset({uid} & accounts.names.keys()))
+    groups = known.of_system(frozenset({gid, *extra.values()} & known.names.keys()))
+    given = [[each, "x", str(number), name] for each, number in extra.items() if number != gid]
+    return Accounts(
+        name,
+        people + _text([[name, "x", str(uid), str(gid), "", home, "/bin/bash"]]),
+        groups + _text([[own, "x", str(gid), ""], *given]),
     )
 
 
-def _is_of_system(number: int) -> bool:
-    return number < _OF_PEOPLE or number == _NOBODY
+class _Entries:
+    """What a file of the machine says, which each job asks anew: so what is made of it is kept."""
+
+    def __init__(self, text: str, width: int) -> None:
+        """Of the lines that are entries; not those of NIS, nor what nobody can read."""
+        lines = (line.split(":") for line in text.splitlines())
+        self._entries = [
+            fields
+            for fields in lines
+            if len(fields) == width and fields[0] and fields[2].isascii() and fields[2].isdigit()
+        ]
+        self.names: Final = {int(fields[2]): fields[0] for fields in reversed(self._entries)}
+        """The first of each number."""
+        self.taken: Final = frozenset(fields[0] for fields in self._entries)
+        self.of_system: Final = lru_cache(maxsize=8)(self._of_system)
+        """Those that are no people's, without these numbers, as text."""
+
+    def _of_system(self, without: frozenset[int]) -> str:
+        numbered = [(int(fields[2]), fields) for fields in self._entries]
+        return _text(
+            fields
+            for number, fields in numbered
+            if number not in without and (number < _OF_PEOPLE or number == _NOBODY)
+        )
 
 
-def _free(name: str, number: int, taken: Iterable[str]) -> str:
+_accounts: Final = lru_cache(maxsize=8)(partial(_Entries, width=7))
+
+
+@lru_cache(maxsize=8)
+def _groups(text: str) -> _Entries:
+    """Without who is in them."""
+    return _Entries("".join(f"{line.rpartition(':')[0]}:\n" for line in text.splitlines()), 4)
+
+
+def _free(name: str, number: int, taken: Collection[str]) -> str:
     return f"{name}{number}" if name in taken else name
 
 

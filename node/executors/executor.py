@@ -77,7 +77,7 @@ class RunSpec:
 
     @property
     def script(self) -> Path:
-        return self.work / SCRIPT
+        return self.directory.joinpath(WORK, SCRIPT)
 
 
 @dataclass(frozen=True, slots=True)

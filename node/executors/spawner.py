@@ -59,13 +59,19 @@ class Leash:
     async def wait(self) -> bool:
         """Return when the payload has ended: True; or when the shepherd is gone, or is to end with it: False.
         Any number of tasks may wait."""
-        async with self._reading:
+        try:
+            self._reading.acquire_nowait()
+        except trio.WouldBlock:
+            await self._reading.acquire()
+        try:
             if self._connection is not None:
                 try:
                     said = await self._connection.recv(_ANSWER)
                 except (OSError, trio.ClosedResourceError):
                     said = b""
                 self._said(said)
+        finally:
+            self._reading.release()
         return self.ended
 
     def _said(self, said: bytes) -> None:
@@ -270,12 +276,10 @@ class Spawner:
         while self._idle:
             connection, served = self._idle.pop(0)
             try:
-                await connection.send(request)
+                # At once: it has read all that it was sent before.
+                os.write(connection.fileno(), request)
             except OSError:
                 connection.close()  # It was killed.
-            except BaseException:
-                connection.close()
-                raise
             else:
                 return connection, served
         control = await self._current()

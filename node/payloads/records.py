@@ -36,6 +36,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -133,6 +134,7 @@ class Records:
         machine. Raises `DataDirectoryError`."""
         self.data = data
         self.payloads = data / "payloads"
+        self._directory = lru_cache(maxsize=256)(self.payloads.joinpath)
         self.tombstones = data / "tombstones"
         self.reserve = Reserve(data / "reserve")
         self.outlives = outlives
@@ -189,7 +191,7 @@ class Records:
             self._lock = -1
 
     def directory(self, key: str) -> Path:
-        return self.payloads / key
+        return self._directory(key)
 
     # ------------------------------------------------------------------ payloads
 

@@ -59,9 +59,10 @@ def freeze_manifest(directory: Path, limit: ResultLimit, *, through: bool = Fals
 
 
 def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifest:
-    gone = _gone(directory)
+    logs = {name: _size(directory / name) for name in (STDOUT, STDERR)}
+    gone = _gone(directory, logs)
     listing, too_many = _list_within(directory, limit)
-    listing = replace(listing, left_out=(*listing.left_out, *_hidden(directory, listing)))
+    listing = replace(listing, left_out=(*listing.left_out, *_hidden(logs, listing)))
     if through:
         _sync_files(directory)  # their end is told in another boot, too
     manifest = _encode(listing)
@@ -81,8 +82,7 @@ def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifes
             write_durably(directory / MANIFEST, manifest, synced=False)
         else:
             replace_plainly(directory / MANIFEST, manifest)
-    logs = sum(_size(directory / name) for name in (STDOUT, STDERR))
-    size = logs + sum(entry.size for entry in listing.entries)
+    size = sum(filter(None, logs.values())) + sum(entry.size for entry in listing.entries)
     return FrozenManifest(size, listing, too_many, gone)
 
 
@@ -113,19 +113,19 @@ def _list_within(directory: Path, limit: ResultLimit) -> tuple[Listing, str]:
     )
 
 
-def _gone(directory: Path) -> str:
+def _gone(directory: Path, logs: Mapping[str, int | None]) -> str:
     """What a script that ran has removed of its own."""
-    gone = [name for name in (STDOUT, STDERR) if not os.path.lexists(directory / name)]
+    gone = [name for name, size in logs.items() if size is None]
     if not _is_directory(directory / WORK):
         gone.insert(0, "its directory with all that it left")
     return f"removed by the script: {', '.join(gone)}" if gone else ""
 
 
-def _hidden(directory: Path, listing: Listing) -> list[tuple[str, str]]:
+def _hidden(logs: Mapping[str, int | None], listing: Listing) -> list[tuple[str, str]]:
     """The logs in whose place a file of the job goes into the results."""
     own = {entry.path for entry in listing.entries}
     why = "the job has a file of this name; what its script said is in the job's log"
-    return [(name, why) for name in (STDOUT, STDERR) if name in own and _size(directory / name)]
+    return [(name, why) for name, size in logs.items() if size and name in own]
 
 
 def _is_directory(path: Path) -> bool:
@@ -193,11 +193,12 @@ def manifest_to_json(listing: Listing) -> dict[str, Any]:
     }
 
 
-def _size(path: Path) -> int:
+def _size(path: Path) -> int | None:
+    """None if there is none."""
     try:
-        return path.lstat().st_size
+        return os.lstat(path).st_size
     except FileNotFoundError:
-        return 0
+        return None
 
 
 def listing_from_json(manifest: Mapping[str, Any]) -> Listing:

@@ -162,7 +162,7 @@ class ExecutorRuns:
         await_tick(directory)
         for name in (PROGRESS, HOME):
             with suppress(FileExistsError):
-                os.mkdir(directory / name, 0o700)
+                os.mkdir(f"{directory}/{name}", 0o700)
         self._cards.keep(payload.key)
         # There, so that its end finds room for it however many files the script makes.
         write_plainly(directory / MANIFEST, b"")
@@ -268,7 +268,7 @@ class ExecutorRuns:
 
     def _spec(self, payload: Payload) -> RunSpec:
         directory = self._workspace.directory(payload.key).absolute()
-        home = str(directory / HOME)
+        home = f"{directory}/{HOME}"
         environment = {
             "HOME": home,
             "TMPDIR": home,
@@ -277,7 +277,7 @@ class ExecutorRuns:
             "ORCHESTRATOR_ATTEMPT": str(payload.n),
             "ORCHESTRATOR_SERVICE": payload.service,
             "ORCHESTRATOR_USER_ID": str(payload.user_id),
-            progress_file.VARIABLE: str(directory / PROGRESS / progress_file.FILE),
+            progress_file.VARIABLE: f"{directory}/{PROGRESS}/{progress_file.FILE}",
         }
         return RunSpec(
             payload.key,

@@ -26,6 +26,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -61,6 +62,7 @@ class Workspace:
 
     def __init__(self, data: Path) -> None:
         self.payloads = data / "payloads"
+        self._directory = lru_cache(maxsize=256)(self.payloads.joinpath)
         self._incoming = data / "incoming"
         self._trash = data / "trash"
         self._readers: dict[str, int] = {}
@@ -86,10 +88,10 @@ class Workspace:
             os.rename(entry.path, self._trash / f"{entry.name}-{secrets.token_hex(4)}")
 
     def directory(self, key: str) -> Path:
-        return self.payloads / key
+        return self._directory(key)
 
     def work(self, key: str) -> Path:
-        return self.payloads / key / WORK
+        return self.directory(key) / WORK
 
     def is_intended(self, key: str) -> bool:
         """Whether somebody has set out to start this payload."""
@@ -109,7 +111,7 @@ class Workspace:
         """While it is open the payload's directory is not discarded."""
         self._readers[key] = self._readers.get(key, 0) + 1
         try:
-            yield self.payloads / key
+            yield self.directory(key)
         finally:
             self._readers[key] -= 1
             if not self._readers[key]:
@@ -125,7 +127,7 @@ class Workspace:
             self._refused.add(key)
             return False
         try:
-            os.rename(self.payloads / key, self._trash / f"{key}-{secrets.token_hex(4)}")
+            os.rename(self.directory(key), self._trash / f"{key}-{secrets.token_hex(4)}")
         except FileNotFoundError:
             return True
         return True
@@ -174,7 +176,7 @@ class Incoming:
         self._current = None
         safe = safe_path(path)
         self._paths[name].add(safe)
-        self._current = self.directory(name) / WORK / safe
+        self._current = self.directory(name).joinpath(WORK, safe)
         self._pending.append((self._current, b"", True))
 
     def put(self, name: str, path: str, content: bytes) -> None:
