@@ -162,7 +162,7 @@ async def test_a_page_looks_at_no_more_jobs_however_many_there_are(
     monkeypatch.setattr(grouped_lists, "SORTED", 20)
     cases: list[tuple[dict[str, Any], Literal["user", "service"]]] = [
         (narrowed, by)
-        for narrowed in ({}, {"statuses": frozenset({S.QUEUED})}, {"service": "alpha"})
+        for narrowed in ({}, {"statuses": frozenset({S.QUEUED})}, {"service": "alpha"}, {"since": 1.0})
         for by in KEYS
     ]
 
