@@ -145,7 +145,10 @@ def test_jobs_come_by_user_and_what_is_new_goes_where_it_belongs(
     page.wait_for_url(lambda url: "order=service" in url and "search=sorted" in url)
     expect(page.get_by_label("Order")).to_have_value("service")
     # With filters beside it, and as an address that was sent.
+    suggested = page.locator("#services option[value=example]")
+    assert suggested.count() == 0, "not asked for before somebody types"
     page.get_by_label("User").fill("702")
+    expect(suggested).to_have_count(1)
     expect(links).to_have_text([str(other), str(two)])
     sent = dashboard("/jobs?search=sorted&order=user_descending&user=701")
     expect(sent.locator("tbody th a")).to_have_text([str(newest), str(one)])

@@ -37,7 +37,7 @@ function tens(first) {
 }
 
 /** A chart of `lines` (`{name, colour, dash, points}`, colours being custom properties of the style sheet) over minutes,
- * written by `written`; `scale` is WHOLE or SECONDS. It is drawn once it comes into view, after what stands around it. */
+ * written by `written`; `scale` is WHOLE or SECONDS. It is drawn before it comes into view, after what stands around it. */
 export class Chart {
   constructor(title, lines, written, scale) {
     this.scale = scale;
@@ -59,7 +59,10 @@ export class Chart {
       this.numbers,
     );
     this.sized = new ResizeObserver(() => this.resize());
-    this.seen = new IntersectionObserver((entries) => entries.some((one) => one.isIntersecting) && this.begin());
+    this.seen = new IntersectionObserver(
+      (entries) => entries.some((one) => one.isIntersecting) && this.begin(),
+      { rootMargin: "100%" }, // a screen before it is seen
+    );
     this.seen.observe(this.canvas);
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.dim = () => this.draw();

@@ -287,10 +287,12 @@ export function jobsPage(given) {
     }),
   );
 
-  get("v1/services").then(
-    (found) => services.append(...found.items.map((one) => h("option", { value: one.name }))),
-    () => undefined, // only a help in typing
-  );
+  const suggest = () =>
+    get("v1/services").then(
+      (found) => services.append(...found.items.map((one) => h("option", { value: one.name }))),
+      () => undefined, // only a help in typing
+    );
+  form.addEventListener("focusin", suggest, { once: true });
 
   const page = {
     title: "Jobs",
