@@ -123,17 +123,17 @@ class Polls:
         self._dated: tuple[tuple[bytes, bytes], ...] = ()
         self.slow: Final = Turns[PolledConnection](PROMPT, lambda one: one.watch())
         """What is being answered, and not watched for who leaves."""
-        self._nursery: trio.Nursery | None = None
+        self._watchers: trio.Nursery
 
-    async def run(self) -> None:
-        """Watch those who have asked for what takes long."""
-        async with trio.open_nursery() as self._nursery:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch those who have asked for what takes long. Nothing is answered before this has started."""
+        async with trio.open_nursery() as self._watchers:
+            task_status.started()
             await self.slow.run()
 
     def watch(self, connection: PolledConnection, until: trio.CancelScope) -> None:
         """Have the answering broken off when who asked has left, while `until` lasts."""
-        if self._nursery is not None:
-            self._nursery.start_soon(connection.end_if_left, until)
+        self._watchers.start_soon(connection.end_if_left, until)
 
     async def answer(self, asked: PlainRequest) -> bytes | None:
         """What is sent; None where the app has to answer."""

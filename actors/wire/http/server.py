@@ -195,7 +195,7 @@ class _Serving:
             await lifespan.wait_for_startup()
             around.start_soon(self._idle.run)
             if self._polls is not None:
-                around.start_soon(self._polls.run)
+                await around.start(self._polls.run)
             async with trio.open_nursery() as connections:
                 try:
                     await self._accept(

@@ -14,7 +14,16 @@ from quart import Blueprint
 
 from actors.wire.http.app import admit_all
 from actors.wire.http.plain_routes import Answer, Asked, Ends, Head, PlainRequest, PlainRoutes
-from actors.wire.http.polls import Other, PolledConnection, Polls, Resting, Turns, write_answer
+from actors.wire.http.polls import (
+    HALF_CLOSED,
+    PROMPT,
+    Other,
+    PolledConnection,
+    Polls,
+    Resting,
+    Turns,
+    write_answer,
+)
 
 ENDS: Final = Ends(("127.0.0.1", 80), ("127.0.0.1", 4242))
 COMMON: Final = ((b"date", b"Thu, 01 Jan 1970 00:00:00 GMT"),)
@@ -237,3 +246,51 @@ async def test_a_head_has_to_be_whole_in_the_time_that_began_before_its_first_by
             await trio.sleep(2)
             assert successor.ended
             nursery.cancel_scope.cancel()
+
+
+LENGTH: Final = b"Content-Length: 4\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "after"),
+    [
+        (b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n", PROMPT + HALF_CLOSED),
+        (b"POST /hang HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\nbody", PROMPT + HALF_CLOSED),
+        (b"GET /hang?wait=600 HTTP/1.1\r\nHost: a\r\n\r\n", HALF_CLOSED),
+    ],
+    ids=["a poll", "an upload", "a long poll"],
+)
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_who_leaves_while_a_request_hangs_is_let_go_and_who_stays_is_answered(
+    request_: bytes, after: float, autojump_clock: trio.testing.MockClock, *, leaves: bool
+) -> None:
+    async def hang(asked: Asked) -> Answer:
+        await trio.sleep(100)
+        return Answer(200, "text/plain", b"done at last")
+
+    plain, page = (
+        PlainRoutes(admit_all, lambda head, error: Answer(500, "text/plain", b"")),
+        Blueprint("b", "b"),
+    )
+    plain.get(page, "/hang", takes_query=True)(hang)
+    plain.post(page, "/hang")(hang)
+    idle = Turns[Resting](1000.0, lambda one: one.stop_reading())
+    polls = Polls(plain, idle, lambda: [*COMMON], lambda: False)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    async def leave() -> None:
+        await trio.sleep(0 if leaves else 150)
+        theirs.shutdown(socket.SHUT_WR)
+
+    with ours, theirs, trio.fail_after(900):
+        theirs.send(request_)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(polls.run)
+            nursery.start_soon(leave)
+            began = trio.current_time()
+            assert await PolledConnection(ours, polls, ENDS).run() is None
+            assert trio.current_time() - began == pytest.approx(after if leaves else 150)
+            nursery.cancel_scope.cancel()
+        ours.close()
+        assert theirs.recv(1000).endswith(b"" if leaves else b"done at last")
