@@ -9,8 +9,9 @@ cancelled or released, the node's name, and the counter of contract ids.
     DATA/written                      keys of payloads that have ended and are written through, a line each
     DATA/boot                         how often the disk has failed to keep what was written, in this boot
     DATA/payloads/KEY/record.json     one payload
-    DATA/payloads/KEY/running         the same once somebody has set out to start it, with since when it runs if
-                                      it does so for a while; counts while the record says Prepared, or nothing
+    DATA/payloads/KEY/running         the same once somebody has set out to start it, with since when it runs
+                                      if it does so for a while; counts while the record says Prepared, or
+                                      nothing
     DATA/tombstones/KEY               "cancel AT" or "release AT"
 
 What is damaged ends neither the start of a node nor any other payload. Of a payload whose record cannot be
