@@ -105,7 +105,7 @@ class Getter(Actor):
         self._sending: set[int] = set()
         self._cursor = LedgerCursor(ledger, tick)
         self._outbox = Outbox(ledger, tick)
-        self._handed: dict[str, float] = {}
+        self._handed: dict[str, AttemptHanded] = {}
         self._unreleased: dict[str, Attempt] = {}
         self._unreleased_read = float("-inf")
         self._strangers: dict[str, str] = {}
@@ -155,15 +155,12 @@ class Getter(Actor):
             case Committed(jobs=jobs):
                 for job in jobs:
                     self._apply(job)
-            case AttemptHanded(attempt=attempt, answered_at=answered_at, view=view):
+            case AttemptHanded(attempt=attempt):
                 if (tracked := self._tracked.get(attempt.key)) is not None:
-                    tracked.answered_at = answered_at
-                    node = self._node(attempt.node_id)
-                    if view is not None and attempt.key not in node.mirror:
-                        # A node does not tell by its link that it has what it has just answered.
-                        self._see(node, view)
+                    self._take_answer(tracked, message)
+                    self._evaluate(tracked)
                 else:
-                    self._handed[attempt.key] = answered_at
+                    self._handed[attempt.key] = message
             case _:
                 super().receive(message)
 
@@ -256,12 +253,21 @@ class Getter(Actor):
 
     def _track(self, job: Job, attempt: Attempt) -> TrackedAttempt:
         tracked = self._tracked[attempt.key] = TrackedAttempt(job, attempt)
-        tracked.answered_at = self._handed.pop(attempt.key, None)
+        if (handed := self._handed.pop(attempt.key, None)) is not None:
+            self._take_answer(tracked, handed)
         self._keys[job.id] = attempt.key
         node = self._node(attempt.node_id)
         node.tracked[attempt.key] = tracked
         self._follow(node)
         return tracked
+
+    def _take_answer(self, tracked: TrackedAttempt, handed: AttemptHanded) -> None:
+        """A node does not tell by its link what it has just answered that it has. It counts until there is a
+        newer picture: what is missing there is asked for."""
+        tracked.answered_at = handed.answered_at
+        view, node = handed.view, self._node(handed.attempt.node_id)
+        if view is not None and view.key not in node.mirror and node.pictured_at < handed.answered_at:
+            node.see(view)
 
     def _untrack(self, job_id: int, key: str) -> None:
         del self._keys[job_id]

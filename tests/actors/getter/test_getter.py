@@ -62,6 +62,7 @@ class OneNode:
         self.lets_go = True
         self.released: list[tuple[str, float]] = []
         self.released_at_once: list[int] = []
+        self.lookup_result = LookupResult.UNKNOWN
         self.answer: Callable[[int], CollectAnswer] = lambda _: self.collects.pop(0)
         self.cancel_answer = lambda attempt: AttemptLookup(
             LookupResult.FOUND, PayloadView(attempt.key, Status.RUNNING)
@@ -98,7 +99,7 @@ class OneNode:
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[AttemptLookup]:
         await trio.lowlevel.checkpoint()
-        return [AttemptLookup(LookupResult.UNKNOWN)] * len(attempts)
+        return [AttemptLookup(self.lookup_result)] * len(attempts)
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> Sequence[bool]:
         await trio.lowlevel.checkpoint()
@@ -122,10 +123,18 @@ class World:
         """A job that the node runs."""
         return await self.run(await self.ledger.insert(new_job(**more)))  # type: ignore[arg-type]  # any field
 
+    def next_attempt(self, job: Job) -> Attempt:
+        n = job.attempts_used + 1
+        return Attempt(f"{n:016x}{job.id:016x}", job.id, n, self.node.ref.node_id)
+
+    def answered(self, job: Job) -> AttemptHanded:
+        """The node has its next attempt now, and says so."""
+        attempt = self.next_attempt(job)
+        return AttemptHanded(attempt, trio.current_time(), PayloadView(attempt.key, Status.PREPARED))
+
     async def submitted(self, job: Job) -> Job:
         """With its next attempt, of which the Getter knows nothing else yet."""
-        n = job.attempts_used + 1
-        attempt = Attempt(f"{n:016x}{job.id:016x}", job.id, n, self.node.ref.node_id)
+        attempt = self.next_attempt(job)
         await self.record(by_owner(job.id, Status.QUEUED, Status.PROCESSING, "", attempt=attempt))
         return await self.record(
             by_owner(job.id, Status.PROCESSING, Status.SUBMITTED, "", key=attempt.key, spent=True)
@@ -202,18 +211,41 @@ async def world(
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_node_has_answered_counts_as_if_it_had_told_it(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("told_first", [False, True])
+async def test_what_a_node_has_answered_counts_as_if_it_had_told_it(
+    autojump_clock: MockClock, *, told_first: bool
+) -> None:
     async with world() as w:
+        await trio.sleep(0.1)
         w.say(Beat(Heartbeat(slots=0)))
-        job = await w.submitted(await w.ledger.insert(new_job()))
-        assert job.attempt is not None
-        answered = AttemptHanded(
-            job.attempt, trio.current_time(), PayloadView(job.attempt.key, Status.PREPARED)
-        )
-        w.getter.tell(answered)
+        queued = await w.ledger.insert(new_job())
+        answered = w.answered(queued)
+        if told_first:
+            w.getter.tell(answered)
+            await trio.sleep(0.1)
+        job = await w.submitted(queued)
+        assert job.attempt is not None and job.attempt.key == answered.attempt.key
+        if not told_first:
+            w.getter.tell(answered)
         await trio.sleep(0.1)
         row = await w.row(job)
         assert row.status is Status.PREPARED and row.message == "waits on node n for a slot"
+
+
+async def test_what_a_newer_picture_lacks_is_asked_for_whatever_was_answered_before(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as w:
+        w.node.lookup_result = LookupResult.GONE
+        queued = await w.ledger.insert(new_job())
+        answered = w.answered(queued)
+        await trio.sleep(0.1)
+        w.say(Picture(StreamPosition("two", 0), {}, Heartbeat(slots=4)))
+        await trio.sleep(0.1)
+        w.getter.tell(answered)
+        job = await w.submitted(queued)
+        await trio.sleep(0.1)
+        assert (await w.row(job)).status is Status.QUEUED
 
 
 async def test_a_start_that_failed_by_the_node_is_tried_again_and_told_first(
