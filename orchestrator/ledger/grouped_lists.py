@@ -92,11 +92,10 @@ def read_group_page(
         is_found = row.fits and (text is None or row.user == number or has_text(text, row.name, row.tags))
         if is_found and (exact is None or row.id != exact.id):
             if len(found) == limit:
-                return GroupPage(found, beyond)
+                return GroupPage(found, GroupPlace(place.group, row.id + 1))  # with this one
             job = jobs.read_job(db, row.id)
             assert job is not None
             found.append(job)
-        beyond = place
     return GroupPage(found, None)
 
 

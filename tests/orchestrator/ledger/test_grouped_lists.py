@@ -139,6 +139,16 @@ async def test_a_time_and_the_number_that_is_searched_for(
         ]
 
 
+@pytest.mark.parametrize("few", [0, 1000])
+async def test_a_page_that_the_number_fills_is_followed_by_the_first_of_the_others(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(grouped_lists, "SORTED", few)
+    for _ in range(3):
+        await ledger.insert(new_job(1))
+    assert list(chain(*await pages(ledger, JobFilter(search="1"), Grouping("user"), 1))) == [1, 3, 2]
+
+
 async def test_a_place_in_what_may_not_be_seen_shows_nothing_of_it(
     ledger: SqliteLedger, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
