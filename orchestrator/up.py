@@ -50,7 +50,7 @@ class NodeFailed(OrchestratorError):
 
 
 class ServerFailed(OrchestratorError):
-    """The server does not start, and has said why itself."""
+    """The server does not start; the text is empty where it has said why itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,9 @@ class Up:
             await self._serve(data, shutdown)
 
     async def restart_server(self) -> None:
-        """Have the server end in order, and another take its place."""
-        self._server.stop()
+        """Have the server end in order, and another take its place: once it listens, and once however often
+        that is asked of the same one."""
+        self._server.replace()
 
     async def _serve(self, data: Path, shutdown: trio.Event) -> None:
         plan = self._plan
@@ -146,6 +147,9 @@ class _KeptProcess(ABC):
         self._name = name
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
+        self._replaced = trio.Event()
+        """Whether the process that is there is to make room for another."""
+        self._told_to_end = False
 
     @property
     def port(self) -> int:
@@ -158,12 +162,16 @@ class _KeptProcess(ABC):
         """Run it until `shutdown`. Reports once it listens, or `shutdown` came before. Raises what it failed
         by if it never listens."""
         while not shutdown.is_set():
+            first = not self.url
+            self._replaced, self._told_to_end = trio.Event(), False
             with self._start() as process:
                 try:
                     listened = await self._live(process, shutdown, task_status)
                 finally:
                     with trio.CancelScope(shield=True):
                         await end_child(process)
+            if first and not listened and not shutdown.is_set():
+                raise self._failure(process.returncode)
             if not shutdown.is_set():
                 level = logging.ERROR if process.returncode else logging.INFO
                 log.log(level, "%s ended with status %s; it is started again", self._name, process.returncode)
@@ -181,20 +189,24 @@ class _KeptProcess(ABC):
             trio.open_nursery() as nursery,
         ):
 
-            async def stop_in_time() -> None:
-                await shutdown.wait()
-                self._ask_to_end(process)
+            async def stop_in_time(asked: trio.Event, ask: Callable[[subprocess.Popen[bytes]], None]) -> None:
+                await asked.wait()
+                ask(process)
                 await trio.sleep(self._stop_seconds)
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(stop_in_time)
+            nursery.start_soon(stop_in_time, shutdown, self._ask_to_end)
             with trio.move_on_after(self._start_seconds):
                 url = await self._hear(process, output)
             self.url = url or self.url
             if first and not url and not shutdown.is_set():
-                raise self._failure()
+                nursery.cancel_scope.cancel()
+                return False
             if first:
                 task_status.started()
+            if url:
+                # Not before: a program that starts would be killed by it, and not end in order.
+                nursery.start_soon(stop_in_time, self._replaced, self._terminate)
             # It says nothing more: the end of its output is its end.
             async for _ in output:
                 pass
@@ -206,15 +218,21 @@ class _KeptProcess(ABC):
         """Start it on its port; its output is a pipe."""
 
     @abstractmethod
-    def _failure(self) -> OrchestratorError:
-        """Why it has not listened."""
+    def _failure(self, status: int) -> OrchestratorError:
+        """Why it has not listened, and ended with the exit `status`."""
 
     async def _hear(self, process: subprocess.Popen[bytes], output: trio.abc.ReceiveStream) -> str:
         """Where it listens, once it does; "" if it ends before."""
         return await read_url(output)
 
     def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
-        process.terminate()
+        self._terminate(process)
+
+    def _terminate(self, process: subprocess.Popen[bytes]) -> None:
+        """Once: asked twice, a process breaks off what is under way."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            process.terminate()
 
 
 class _NodeProcess(_KeptProcess):
@@ -241,7 +259,7 @@ class _NodeProcess(_KeptProcess):
             self._logged = errors.tell()
             return start_bound(options, errors, self._token)
 
-    def _failure(self) -> OrchestratorError:
+    def _failure(self, status: int) -> OrchestratorError:
         return NodeFailed(f"{self._name} did not start: {last_words(self._log)}")
 
 
@@ -252,7 +270,6 @@ class _ServerProcess(_KeptProcess):
     def __init__(self, on_bound: Callable[[str], None]) -> None:
         super().__init__("the server", math.inf, SERVER_STOP_SECONDS)
         self._on_bound = on_bound
-        self._process: subprocess.Popen[bytes] | None = None
         self._serving: Serving | None = None
         self._told = trio.Event()
 
@@ -261,17 +278,16 @@ class _ServerProcess(_KeptProcess):
         self._serving = serving
         self._told.set()
 
-    def stop(self) -> None:
-        """Have it end in order."""
-        if self._process is not None:
-            self._process.terminate()
+    def replace(self) -> None:
+        """See `Up.restart_server`."""
+        self._replaced.set()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._process = start_bound_server()
-        return self._process
+        return start_bound_server()
 
-    def _failure(self) -> OrchestratorError:
-        return ServerFailed()
+    def _failure(self, status: int) -> OrchestratorError:
+        killed = f"the server was ended by signal {-status} before it listened"
+        return ServerFailed(*([killed] if status < 0 else []))
 
     async def _hear(self, process: subprocess.Popen[bytes], output: trio.abc.ReceiveStream) -> str:
         await self._told.wait()
@@ -288,4 +304,4 @@ class _ServerProcess(_KeptProcess):
     def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         process.stdin.close()
-        process.terminate()
+        self._terminate(process)
