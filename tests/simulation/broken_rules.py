@@ -412,7 +412,7 @@ RULES = (
         seed=89,
     ),
     BrokenRule("a batch job that begins again", Faulty(begins_again=True), seed=42),
-    BrokenRule("another boot told of what outlives the machine", Faulty(boot_told=True), seed=141),
+    BrokenRule("another boot told of what outlives the machine", Faulty(boot_told=True), seed=108),
     BrokenRule(
         "results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0), seed=13
     ),
