@@ -55,8 +55,8 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class PayloadMove:
-    """Take a payload from `source` to `target`. Recorded on disk before it is told to anybody: that it ends
-    has been if `written`, by who looked at what it left."""
+    """Take a payload from `source` to `target`. An end is recorded on disk before it is told to anybody; if
+    `written` it has been already, by who looked through what the payload left."""
 
     key: str
     source: Status

@@ -1,7 +1,9 @@
 """The node's payload table: in memory, the truth in the records on disk.
 
-A change is on disk before it is in the table, and in the table before anybody hears of it. Changes carry
-ascending sequence numbers; they are comparable within one incarnation, which is one life of this table.
+A change is on disk before it is in the table, and in the table before anybody hears of it; but that a payload
+runs, and how far it is, is in memory alone: that it was to be started is on disk, and the rest is said by its
+executor's marks and its own file. Changes carry ascending sequence numbers; they are comparable within one
+incarnation, which is one life of this table.
 """
 
 from __future__ import annotations
