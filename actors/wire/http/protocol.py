@@ -74,7 +74,7 @@ class HttpProtocol(H11Protocol):
         return bool(cast(h11.Connection, self.connection).trailing_data[0])
 
     async def answered_or_streaming(self) -> None:
-        """See rules 2 and 3 of the module."""
+        """See rules 2 and 3 of `server`."""
         if self.stream is None or self._streaming:
             return
         with trio.move_on_after(HALF_CLOSED):

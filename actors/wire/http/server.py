@@ -52,20 +52,8 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from actors.wire.errors import CannotListen, PortInUse, leaves
-from actors.wire.http.plain_routes import (
-    Ends,
-    PlainRoutes,
-)
-from actors.wire.http.polls import (
-    FRESH,
-    PROMPT,
-    STUCK,
-    Other,
-    PolledConnection,
-    Polls,
-    Resting,
-    Turns,
-)
+from actors.wire.http.plain_routes import Ends, PlainRoutes
+from actors.wire.http.polls import FRESH, PROMPT, STUCK, Other, PolledConnection, Polls, Resting, Turns
 from actors.wire.http.protocol import MOST_HEAD, HttpProtocol
 from actors.wire.http.tls import OwnCertificate
 from actors.wire.http.upgrades import Upgrade
