@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from support.data.in_memory import tmp_path
 
-import pytest
-from support.data.in_memory import path_in_memory
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    with path_in_memory(tmp_path) as found:
-        yield found
+__all__ = ["tmp_path"]

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 _MEMORY: Final = Path("/dev/shm")
 _ENOUGH: Final = 1 << 30
 """Bytes that have to be free: containers often have a few megabytes there."""
@@ -24,3 +26,10 @@ def path_in_memory(otherwise: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="tests-", dir=_MEMORY) as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """That of pytest, in memory: for a folder whose `conftest.py` has it."""
+    with path_in_memory(tmp_path) as found:
+        yield found
