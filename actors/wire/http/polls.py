@@ -196,6 +196,9 @@ class PolledConnection:
                 return Other(read, is_apps=True)
             await _send(sock, answer)
             if asked.closes or polls.closing():
+                with suppress(BlockingIOError):
+                    # To close with bytes unread resets the connection, and the answer may be lost.
+                    sock.recv(MOST_READ)
                 return None
             polls.idle.put(self)
             if not first:

@@ -26,6 +26,16 @@ MOST_HEAD: Final = 64 * 1024
 """Bytes of a request's head."""
 
 
+class _Parser(h11.Connection):
+    """h11's, for which what comes behind the last request of a connection is no mistake: it is not heard.
+    Some programs end a body with a line end that does not belong to it."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
+            return h11.NEED_DATA
+        return super().next_event()
+
+
 class HttpProtocol(H11Protocol):
     """Hypercorn's HTTP/1.1, without a way to HTTP/2: what it refuses it says, and it knows when it has
     answered."""
@@ -39,6 +49,7 @@ class HttpProtocol(H11Protocol):
         *args: Any,
     ) -> None:
         super().__init__(*args)
+        self.connection = _Parser(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
         self._plain = plain
         self._upgrade = upgrade
         self.upgraded: tuple[bytes, bytes] | None = None
@@ -83,6 +94,8 @@ class HttpProtocol(H11Protocol):
             await self._over.wait()
 
     async def handle(self, event: Event) -> None:
+        if isinstance(event, RawData) and event.data and self.connection.their_state is h11.MUST_CLOSE:
+            return
         await super().handle(event)
         if isinstance(self.stream, WSStream) and self.stream.closed:
             # A WebSocket that was refused: Hypercorn would keep the connection, and not tell the app.
@@ -154,16 +167,11 @@ class HttpProtocol(H11Protocol):
         headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
         headers += self.config.response_headers("h11")
         connection = cast(h11.Connection, self.connection)
-        try:
-            data = [
-                connection.send(_head(answer.status, tuple(headers))),
-                connection.send(h11.Data(data=answer.body)),
-                connection.send(h11.EndOfMessage()),
-            ]
-        except h11.LocalProtocolError:
-            if connection.their_state is not h11.ERROR:
-                raise
-            return  # what came behind the request was refused, and nothing else is said
+        data = [
+            connection.send(_head(answer.status, tuple(headers))),
+            connection.send(h11.Data(data=answer.body)),
+            connection.send(h11.EndOfMessage()),
+        ]
         await self._write_now(b"".join(piece for piece in data if piece))
         await self._maybe_recycle()
 
@@ -190,7 +198,6 @@ class HttpProtocol(H11Protocol):
         connection = cast(h11.Connection, self.connection)
         # Nothing is asked when it is no request that is refused.
         bodiless = self._asks_for_head and connection.our_state is not h11.IDLE
-        # In one piece: what answers the request before it at this very moment would cut it off.
         answer = [
             connection.send(h11.Response(status_code=status_code, headers=headers)),
             b"" if bodiless else connection.send(h11.Data(data=content)),
@@ -218,7 +225,7 @@ class _PlainStream:
         if isinstance(event, Body):
             self._body.append(event.data)
         elif isinstance(event, EndBody):
-            # What has come behind it may be no request: then it is refused before this is answered.
+            # Others have a turn, whoever sends one request behind the other.
             if self._asked.may_wait or self._protocol.has_next:
                 self._protocol.task_group.spawn(self._answer_unless_left)
                 return
