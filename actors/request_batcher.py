@@ -1,7 +1,7 @@
 """Requests to one node: what it has to be asked, told, or relieved of, until it has answered.
 
 One call is under way at a time; what piles up meanwhile goes into the next. No timer waits for a batch to
-fill, but for what nobody waits for; and a task exists only while there is something to do.
+fill, and a task exists only while there is something to do.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class _Request(Generic[Item]):
 class RequestBatcher(Generic[Item, Answer]):
     """`call` does it for many; `on_answer` takes each answer and says whether that item is done (else it is
     tried again, later and later). `on_defect` is told of an item that cannot be done because of a defect.
-    A batch holds at most `most_at_once` items and, unless it is one, `most_weight` of what `weigh` says.
-    `gather`: seconds for which a call waits for more to come along."""
+    A batch holds at most `most_at_once` items and, unless it is one, `most_weight` of what `weigh` says."""
 
     def __init__(
         self,
@@ -57,7 +56,6 @@ class RequestBatcher(Generic[Item, Answer]):
         most_at_once: int = 256,
         weigh: Callable[[Item], int] = lambda _: 0,
         most_weight: int = 0,
-        gather: float = 0.0,
         first: float = 0.2,
         most: float = 4.0,
     ) -> None:
@@ -70,7 +68,6 @@ class RequestBatcher(Generic[Item, Answer]):
         self._most_at_once = most_at_once
         self._weigh = weigh
         self._most_weight = most_weight
-        self._gather = gather
         self._first = first
         self._most = most
         self._requests: dict[str, _Request[Item]] = {}
@@ -108,11 +105,10 @@ class RequestBatcher(Generic[Item, Answer]):
 
     async def _work(self) -> None:
         while self._requests:
-            if self._gather:
-                await trio.sleep(self._gather)
-            if batch := self._next_batch():
+            batch = self._next_batch()
+            if batch:
                 await self._do(batch)
-            elif self._requests:
+            else:
                 with trio.move_on_at(min(w.due for w in self._requests.values())):
                     await self._bell.wait()
         self._active = False

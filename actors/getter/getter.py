@@ -59,8 +59,6 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 A_DAY: Final = 86_400.0
-RELEASED_WITHIN: Final = 0.1
-"""Seconds for which a node keeps what it may let go of, so that it is told of several at once."""
 UNRELEASED_AGAIN: Final = 10.0
 """Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
 
@@ -424,7 +422,6 @@ class Getter(Actor):
             call: Callable[[NodeRef, Sequence[Item]], Awaitable[Sequence[Answer]]],
             on_answer: Callable[[NodeMirror, str, Item, Answer], bool],
             weigh: Callable[[Item], int] = lambda _: 0,
-            gather: float = 0.0,
         ) -> RequestBatcher[Item, Answer]:
             return RequestBatcher(
                 name,
@@ -435,14 +432,13 @@ class Getter(Actor):
                 rng=self._rng,
                 weigh=weigh,
                 most_weight=self._batch_bytes,
-                gather=gather,
             )
 
         client = self._client
         return NodeRequests(
             lookup=batcher("lookup", client.lookup, self._on_lookup),
             cancel=batcher("cancel", client.cancel, self._on_cancel),
-            release=batcher("release", client.release, self._on_release, gather=RELEASED_WITHIN),
+            release=batcher("release", client.release, self._on_release),
             take=batcher("take", client.take_delivered, self._on_taken, results_size),
             collect=batcher("collect", client.collect, self._on_collect, results_size),
             collect_large=batcher("collect", client.collect, self._on_collect, results_size),

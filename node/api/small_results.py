@@ -3,6 +3,7 @@ once, and it waits in memory to be told by a link. What does not is read when it
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,8 @@ from node.api.packing import CRC32, CollectForm, collect_one, encode_end, find_l
 from node.payloads.table import PayloadTable
 from node.runs.manifest import FrozenManifest, manifest_to_json
 from node.runs.workspace import Workspace
+
+log: Final = logging.getLogger("node.results")
 
 RESULTS: Final = 4
 """A result may be so many times the size of the files in it before it is sent unasked: heads, and logs that
@@ -71,6 +74,10 @@ class SmallResults:
             packed = _gather(pack_files(directory, frozen.listing, logs, CollectForm(CRC32)), most)
         except (OSError, WireError):
             return  # It is tried again when it is to be told.
+        except Exception:
+            # Only earlier than it must be: whoever ends payloads goes on, whatever a script has left.
+            log.exception("what attempt %s has left cannot be read yet", payload.key)
+            return
         if not packed:
             return
         with self._lock:

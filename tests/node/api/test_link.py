@@ -152,6 +152,21 @@ async def test_a_small_result_is_read_where_it_is_looked_through_and_waits_if_th
         assert asked.content == ended.blob
 
 
+async def test_what_nobody_foresaw_of_a_result_that_is_read_early_ends_no_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise ValueError("a script has left it")
+
+    async with node_in_process(tmp_path) as node, linked(node) as client:
+        await client.hear("picture")
+        monkeypatch.setattr("node.api.small_results.find_logs", fail)
+        await client.submit(KEY)
+        (await node.executor.run_of(KEY)).finish()
+        ended = await client.hear("ended")
+        assert ended.body["payloads"][0]["key"] == KEY and ended.body["sizes"] == [len(ended.blob)]
+
+
 async def test_a_newer_link_ends_the_older_and_an_older_one_is_refused(tmp_path: Path) -> None:
     async with node_in_process(tmp_path) as node, linked(node, 5) as first:
         await first.hear("picture")
