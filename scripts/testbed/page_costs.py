@@ -76,7 +76,7 @@ def _visits(
         devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         for _ in VISITS:
             page.goto("about:blank")
-            costs.append(_visit(page, devtools, server, f"{server.url}/dashboard{at}"))
+            costs.append(_visit(page, devtools, server, f"{server.url}/dashboard{at.partition(' ')[0]}"))
             page.wait_for_load_state("networkidle")
     return costs
 
