@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from orchestrator.contract.bodies import Also
 
@@ -22,7 +22,7 @@ class InputChange:
     change: Annotated[
         str,
         Also(
-            enum=["changed", "new", "left_out", "not_compared"],
+            enum=[*get_args(InputChangeKind)],
             description="left_out: the earlier job had it; not_compared: it is as long as before, and too "
             "large to be compared",
         ),

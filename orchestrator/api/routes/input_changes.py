@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from quart import Blueprint, Response
 
 from actors.domain.changes import JobDetails
@@ -14,14 +12,12 @@ from actors.wire.http.app import Refusal, json_response, query, read_job_id
 from orchestrator.api import job_views
 from orchestrator.api.context import ApiContext
 from orchestrator.api.openapi.describe import OF_A_JOB, describe
+from orchestrator.api.routes.job_files import COMPARED
 from orchestrator.contract.codec import to_json
 from orchestrator.contract.inputs import MOST_CHANGES, InputChange, InputChanges
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.input_changes import compare_inputs
 from orchestrator.storage.upload import StoredInput
-
-COMPARED: Final = 64 << 20
-"""Bytes of each job's inputs that are read to tell those that were changed and are as long as before."""
 
 
 def blueprint(api: ApiContext) -> Blueprint:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from itertools import chain, product
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import trio
-from support.data.ledgers import SetClock, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, new_job, walk
 
 from actors.domain.changes import JobDetails
 from actors.domain.job import Job
@@ -21,17 +20,6 @@ from orchestrator.ledger.job_lists import JobFilter
 from orchestrator.ledger.ledger import SqliteLedger
 
 S = Status
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: SetClock) -> AsyncIterator[SqliteLedger]:
-    async with open_ledger(tmp_path / "db.sqlite", clock) as opened:
-        yield opened
 
 
 async def fill(ledger: SqliteLedger, clock: SetClock) -> list[tuple[Job, JobDetails]]:

@@ -41,11 +41,6 @@ WAYS: dict[Status, tuple[Status, ...]] = {
 }
 
 
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
 @pytest.fixture(params=["sqlite", "memory"])
 async def ledger(request: Any, tmp_path: Path, clock: SetClock) -> AsyncIterator[Any]:
     if request.param == "memory":

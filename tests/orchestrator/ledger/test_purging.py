@@ -25,11 +25,6 @@ ENDED = (Status.PROCESSING, Status.SUBMITTED, Status.COMPLETED)
 Ledger = SqliteLedger | MemoryLedger
 
 
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
 @pytest.fixture(params=["sqlite", "memory"])
 async def ledger(request: pytest.FixtureRequest, clock: SetClock, tmp_path: Path) -> AsyncIterator[Ledger]:
     if request.param == "memory":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import pytest
-from support.data.ledgers import SetClock, list_jobs, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, list_jobs, new_job, walk
 
 from actors.domain.changes import ChangeResult, JobDetails, SetProgress
 from actors.domain.progress import BatchStand
@@ -20,17 +18,6 @@ from orchestrator.ledger.tables.activity import KEPT
 from orchestrator.ledger.tables.queue_counts import QueueShare
 
 S = Status
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: SetClock) -> AsyncIterator[SqliteLedger]:
-    async with open_ledger(tmp_path / "db.sqlite", clock) as opened:
-        yield opened
 
 
 async def test_names_and_tags_narrow_a_list(ledger: SqliteLedger) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from support.data.ledgers import SetClock, by_owner, new_job, open_ledger, walk
+from support.data.ledgers import SetClock, by_owner, new_job, walk
 
 from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd
 from actors.domain.job import AttemptState, End, Job
@@ -26,12 +24,6 @@ def at(text: str) -> float:
 @pytest.fixture
 def clock() -> SetClock:
     return SetClock(at("2026-11-30T23:59:59"))
-
-
-@pytest.fixture
-async def ledger(clock: SetClock, tmp_path: Path) -> AsyncIterator[SqliteLedger]:
-    async with open_ledger(tmp_path / "db", clock) as opened:
-        yield opened
 
 
 async def running(ledger: SqliteLedger, user: int = 7, service: str = "example") -> Job:
