@@ -3,12 +3,13 @@ machine."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support.peers.prefix_proxy import PrefixProxy, prefix_proxy
 from support.processes.flaws import flaws
 from support.processes.gates import gate
@@ -271,6 +272,19 @@ def test_a_forged_order_is_refused(at_form: Callable[..., Page], client: Client,
         expect(page.locator("#said")).to_have_text(f"Job {number} is cancelled.")
 
 
+class AbortUntilOrdered:
+    """What the page asks for is not answered before it has given an order."""
+
+    ordered = False
+
+    def __call__(self, route: Route) -> None:
+        self.ordered |= route.request.method != "GET"
+        if self.ordered:
+            route.continue_()
+        else:
+            route.abort()
+
+
 @pytest.mark.parametrize("order", ["Cancel", "Run again", ""])
 def test_no_order_is_given_as_somebody_else(
     at_form: Callable[..., Page], client: Client, tmp_path: Path, order: str
@@ -279,10 +293,15 @@ def test_no_order_is_given_as_somebody_else(
         number = submit(client, shut.wait)
         page = at_form(f"/jobs/{number}")
         if order:  # what follows the job and its output would be cut, and say so first
-            page.route("**/v1/events", lambda route: route.abort())
+            page.route("**/v1/events*", lambda route: route.abort())
             page.route("**/logs?**", lambda route: route.abort())
         log_in(page, token(client, "operator", name="Ada"))
         expect(page.get_by_role("button", name=f"Cancel job {number}")).to_be_visible()
+        expect(
+            page.locator(".life")
+        ).to_be_visible()  # all is answered that would be refused, and say so first
+        if order:
+            page.route(re.compile("/v1/jobs/|/terminate/"), AbortUntilOrdered())
         jobs = len(list(client.jobs()))
         # In another window, of which this one knows nothing.
         answer = page.context.request.post(
@@ -296,6 +315,7 @@ def test_no_order_is_given_as_somebody_else(
                 page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
             expect(page.locator("#said")).to_contain_text("Nothing was ordered.")
         expect(page.locator("#who")).to_contain_text("Eve (reader)")
+        expect(page.locator(".standing")).to_be_visible()
         expect(page.locator("[data-order]")).to_have_count(0)
         assert client.job(number).status in ("Queued", "Processing", "Submitted", "Prepared", "Running")
         assert len(list(client.jobs())) == jobs
