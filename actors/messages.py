@@ -71,8 +71,8 @@ class NodeUnreached:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHanded:
-    """The Sender has handed an attempt over: the node said so at `answered_at` (monotonic), and that it is as
-    in `view`."""
+    """The Sender hands an attempt over: the node said at `answered_at` (monotonic) that it has it, as it is in
+    `view`. It is the Getter's once that is recorded."""
 
     attempt: Attempt
     answered_at: float

@@ -340,7 +340,7 @@ async def _start(
             ),
             services=services.now,
             rng=rng,
-            hand_over=getter.tell,
+            hand_over=getter.leave,
             members=registry.members,
             name_of=registry.names.of,
             tick=settings.tick_seconds,

@@ -105,6 +105,11 @@ class Mailbox:
             self.dropped += 1
         self._bell.ring()
 
+    def leave(self, message: object) -> None:
+        """The same without a ring, for what belongs to something that is told next."""
+        if not self._put(message):
+            self.dropped += 1
+
     def _put(self, message: object) -> bool:
         if len(self._mail) >= self._size:
             return False

@@ -71,9 +71,9 @@ ASSIGN_AT_ONCE: Final = 256
 
 
 class Sender(Actor):
-    """See the module. `hand_over` is told of each attempt that a node has; `queue` and `pool` are empty, as
-    each life begins from the ledger; `members` are the nodes that have joined by themselves, another object
-    when they change; `name_of` a node's id is what people are told."""
+    """See the module. `hand_over` is told of each attempt that a node has, before that is recorded; `queue`
+    and `pool` are empty, as each life begins from the ledger; `members` are the nodes that have joined by
+    themselves, another object when they change; `name_of` a node's id is what people are told."""
 
     def __init__(
         self,
@@ -381,15 +381,16 @@ class Sender(Actor):
                     s.dispatch.attempt.node_id, s.view.tell_trouble(), trio.current_time()
                 )
         moves = [self._move_for(s) for s in results]
+        for s, move in zip(results, moves, strict=True):
+            if move.target is Status.SUBMITTED and s.node is not None:
+                # Before the Getter hears that it is its own now: else it would ask the node.
+                self._hand_over(AttemptHanded(s.dispatch.attempt, s.found_at, s.view))
         try:
             recorded = await self._record(moves)
         except LedgerError as error:
             self._complaint.say("what became of %d attempts is recorded later: %s", len(moves), error)
             return [False] * len(moves)
-        for s, move, answer in zip(results, moves, recorded, strict=True):
-            if answer.outcome is ChangeResult.DONE and move.target is Status.SUBMITTED and s.node is not None:
-                attempt = replace(s.dispatch.attempt, foreign_id=s.foreign_id)
-                self._hand_over(AttemptHanded(attempt, s.found_at, s.view))
+        for s in results:
             if s.verdict is Verdict.NOT_THERE:
                 self._pool.back_off(s.dispatch.attempt.node_id, s.reason, trio.current_time())
             elif s.node is not None:

@@ -221,7 +221,7 @@ class _Simulation:
             pool=ServicePool(limits, rng, going=queue.going),
             services=limits,
             rng=rng,
-            hand_over=hand_over(epoch, getter.tell),
+            hand_over=hand_over(epoch, getter.leave),
             tick=TICK,
         )
         make_getter = partial(

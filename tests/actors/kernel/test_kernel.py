@@ -90,6 +90,20 @@ async def test_a_message_is_taken_at_once_and_a_tick_comes_without_one(autojump_
         nursery.cancel_scope.cancel()
 
 
+async def test_what_is_left_is_taken_with_what_is_told_next(autojump_clock: MockClock) -> None:
+    box, (seen, make) = Mailbox("counter"), counter()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, box, make)
+        await trio.sleep(1.0)
+        turns = len(seen.turns)
+        box.leave(3)
+        await trio.sleep(1.0)
+        assert (box.waiting, len(seen.turns)) == (1, turns)
+        box.tell(4)
+        assert await box.ask(Total(), deadline=1.0) == 7
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_full_mailbox_drops_the_message_and_rings_all_the_same(autojump_clock: MockClock) -> None:
     box, (_, make) = Mailbox("counter", size=2), counter()
     for _ in range(5):

@@ -14,7 +14,7 @@ from support.data.ledgers import SetClock, by_owner, new_job, walk
 from support.memory.memory_ledger import MemoryLedger
 from trio.testing import MockClock
 
-from actors.domain.changes import Change, ChangeAnswer
+from actors.domain.changes import Change, ChangeAnswer, Transition
 from actors.domain.failure import Failure
 from actors.domain.job import End, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, PayloadView
@@ -22,6 +22,7 @@ from actors.domain.service import ServiceLimits, WaitReason
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Mailbox, live
 from actors.messages import (
+    AttemptHanded,
     Committed,
     NodeSeen,
     PoolPicture,
@@ -100,7 +101,10 @@ class CountingLedger(MemoryLedger):
 
 
 def make_sender(
-    ledger: MemoryLedger, limits: Mapping[str, ServiceLimits], nodes: Any = None
+    ledger: MemoryLedger,
+    limits: Mapping[str, ServiceLimits],
+    nodes: Any = None,
+    hand_over: Callable[[AttemptHanded], None] = lambda message: None,
 ) -> Callable[..., Sender]:
     """`nodes` None: nothing is sent."""
 
@@ -115,7 +119,7 @@ def make_sender(
             pool=ServicePool(limits, random.Random(1), going=queue.going),
             services=limits,
             rng=random.Random(1),
-            hand_over=lambda message: None,
+            hand_over=hand_over,
         )
 
     return make
@@ -253,3 +257,38 @@ async def test_a_node_that_cannot_start_jobs_gets_one_from_time_to_time_and_the_
     for job in lost:
         assert (job.status, job.failure, job.attempts_used) == (Status.FAILED, Failure.NODE, 3)
         assert job.message.endswith("it could not be started: no bash; it was attempt 3 of 3")
+
+
+class Taking:
+    """A node that takes each attempt."""
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
+        await trio.lowlevel.checkpoint()
+        return [
+            SubmitAnswer(SubmitResult.HAS, view=PayloadView(one.attempt.key, Status.PREPARED))
+            for one in items
+        ]
+
+
+async def test_what_a_node_has_is_handed_over_before_it_is_recorded(autojump_clock: MockClock) -> None:
+    """Or the Getter would hear of the job first, and ask the node for it."""
+    handed: list[str] = []
+    recorded = trio.Event()
+
+    class Watching(MemoryLedger):
+        async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
+            for change in changes:
+                if isinstance(change, Transition) and change.target is Status.SUBMITTED:
+                    assert handed == [change.key]
+                    recorded.set()
+            return await super().record(changes)
+
+    ledger, sender = Watching(clock=SetClock()), Mailbox("sender")
+    limits = {"example": ServiceLimits("example", addresses=(NodeAddress("http://n:1"),))}
+    await ledger.insert(new_job())
+    make = make_sender(ledger, limits, Taking(), lambda message: handed.append(message.attempt.key))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, make)
+        sender.tell(NodeSeen(NodeRef("n" * 32, "http://n:1"), Heartbeat(slots=1)))
+        await recorded.wait()
+        nursery.cancel_scope.cancel()
