@@ -71,8 +71,8 @@ class NodeUnreached:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHanded:
-    """The Sender hands an attempt over: the node said at `answered_at` (monotonic) that it has it, as it is in
-    `view`. It is the Getter's once that is recorded."""
+    """The Sender hands an attempt over, which the node said to have at `answered_at` (monotonic), as it is in
+    `view`. It is the Getter's as soon as that is recorded."""
 
     attempt: Attempt
     answered_at: float
