@@ -155,7 +155,7 @@ def tables() -> dict[str, Iterable[Row]]:
             server.SERVER,
             defaults_of(server.Settings()),
             variables=server.VARIABLES,
-            command=cli.main.commands["server"],
+            command=cli.load_command("server"),
         ),
         "service": settings_rows(
             server.SERVICE,
@@ -170,16 +170,16 @@ def tables() -> dict[str, Iterable[Row]]:
             {key: one for key, one in node.SETTINGS.items() if key not in GRANTS},
             defaults_of(node.NodeSettings()),
             variables=node.VARIABLES,
-            command=_without(cli.main.commands["node"], GRANTS),
+            command=_without(cli.load_command("node"), GRANTS),
         ),
         "scripts": settings_rows(
             GRANTS,
             defaults_of(Grants()),
             variables=node.VARIABLES,
-            command=_only(cli.main.commands["node"], GRANTS),
+            command=_only(cli.load_command("node"), GRANTS),
         ),
         "batch-jobs": settings_rows(OPTIONS, defaults_of(SlurmOptions())),
-        "up": flag_rows(cli.main.commands["up"]),
+        "up": flag_rows(cli.load_command("up")),
     }
 
 

@@ -98,7 +98,7 @@ def test_every_variable_of_a_service_is_read() -> None:
 def test_every_setting_of_the_node_has_a_flag_that_may_be_seen() -> None:
     # A token as an argument would be seen by whoever lists processes.
     in_the_file_alone = {"pass_env", "job_env", "env", "token", "pair_token"}
-    flags = {option.name for option in list_settings.options(cli.main.commands["node"])}
+    flags = {option.name for option in list_settings.options(cli.load_command("node"))}
     assert flags - {"check"} == node_settings.SETTINGS.keys() - in_the_file_alone
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli import load_command
 from orchestrator.client import AsyncClient, Client, errors
 from orchestrator.client.operations import Operations
 from orchestrator.commands import COMMANDS
@@ -32,7 +33,7 @@ def test_both_clients_have_the_same_methods_and_all_are_documented() -> None:
 
 
 def test_every_command_and_every_flag_is_documented_once_it_differs_from_what_is_common() -> None:
-    for command in COMMANDS:
+    for command in map(load_command, COMMANDS):
         assert re.search(rf"`{command.name}[ `]", TEXT), command.name
         for option in command.params:
             if isinstance(option, click.Option) and option.name != "help":

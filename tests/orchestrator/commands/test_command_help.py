@@ -15,7 +15,10 @@ from orchestrator.cli import main
 def walked(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     yield name, command
     if isinstance(command, click.Group):
-        for below, one in command.commands.items():
+        context = click.Context(command)
+        for below in command.list_commands(context):
+            one = command.get_command(context, below)
+            assert one is not None
             yield from walked(one, f"{name} {below}")
 
 

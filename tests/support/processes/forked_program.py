@@ -16,11 +16,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from click import Context
+
 import node.server
 import orchestrator.server
-from orchestrator.cli import main
+from orchestrator.cli import load_command, main
 
-_IMPORTED: Final = (node.server, orchestrator.server)
+_IMPORTED: Final = (node.server, orchestrator.server, *map(load_command, main.list_commands(Context(main))))
 
 _SYS_CLONE3: Final = 435
 _CLONE_PARENT: Final = 0x8000
