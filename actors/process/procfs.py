@@ -104,6 +104,16 @@ def share_of_memory(pid: int) -> int | None:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith(b"Pss:")), 0)
 
 
+def bytes_held_back() -> int:
+    """Bytes of files of this machine that were written and are not on their disk yet; 0 if it is not for us
+    to know."""
+    try:
+        lines = _read("/proc/meminfo").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"Dirty:", b"Writeback:")))
+
+
 def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 

@@ -144,7 +144,7 @@ class GroupCommit(Generic[B]):
         self._flying: list[_PendingWrite[B]] = []
         self._bell = trio.Event()
         self._stopped = False
-        self._well_at = float("-inf")
+        self._well_at = -math.inf
         self.committing = trio.Lock()
         """Whoever holds it knows that nothing is written."""
 
@@ -172,10 +172,9 @@ class GroupCommit(Generic[B]):
         return result
 
     def went_well(self, within: float) -> bool:
-        """Whether nothing waits to be written, and the last commit was less than `within` seconds ago and
-        failed for nobody."""
-        busy = self._stopped or self._pending or self._flying
-        return not busy and trio.current_time() < self._well_at + within
+        """Whether the last commit was less than `within` seconds ago and failed for nobody. There may be
+        another one under way."""
+        return not self._stopped and trio.current_time() < self._well_at + within
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what comes, until cancelled. A batch under way is finished and answered first."""
@@ -224,11 +223,11 @@ class GroupCommit(Generic[B]):
     async def _try(self, items: Sequence[_PendingWrite[B]]) -> bool:
         """Write them, and set their answers. False if any of them found no room."""
         now, began = self._clock.now(), trio.current_time()
-        self._well_at = float("-inf")
         try:
             batch = await run_on_connection(self._connection, lambda db: self._write(db, items, now))
         except Exception as error:
             # Outside any one item: nothing of the batch holds.
+            self._well_at = -math.inf
             for item in items:
                 self._fail(item, error)
             if self._sync_failed is not None and is_failed_sync(error):
@@ -241,8 +240,8 @@ class GroupCommit(Generic[B]):
             self._soft_until = math.inf
         else:
             self._soft_until = min(self._soft_until, trio.current_time() + SOFT_FOR)
-        if not any(isinstance(item.answer, outcome.Error) for item in items):
-            self._well_at = trio.current_time()
+        failed = any(isinstance(item.answer, outcome.Error) for item in items)
+        self._well_at = -math.inf if failed else trio.current_time()
         self._committed(batch)
         return not batch.found_full
 

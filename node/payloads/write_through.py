@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -23,6 +25,7 @@ from actors.store.durable import is_passing
 from node.payloads.records import Records
 from node.payloads.rows import Row
 from node.payloads.table import PayloadTable
+from node.runs.large_files import STEP, write_large_back
 
 log: Final = logging.getLogger("node.payloads")
 
@@ -40,6 +43,8 @@ class WriteThrough:
         self._records = records
         self._waiting: dict[str, float] = {}
         """What has ended and is not noted, the oldest first, and when it is to be."""
+        self._large: set[str] = set()
+        """What of it has left much."""
         self._running: set[str] = set()
         self._ask_at = math.inf
         self._writing = trio.Lock()
@@ -63,9 +68,15 @@ class WriteThrough:
             return
         self._running.discard(key)
         if released:
-            self._waiting.pop(key, None)
+            self._leave(key)
         elif not payload.through and key not in self._records.written:
             self._waiting.setdefault(key, trio.current_time() + WITHIN)
+            if payload.end.size > STEP:
+                self._large.add(key)
+
+    def _leave(self, key: str) -> None:
+        self._waiting.pop(key, None)
+        self._large.discard(key)
 
     def is_writing(self) -> bool:
         return self._writing.locked()
@@ -81,7 +92,7 @@ class WriteThrough:
                     await self._bell.wait()
                 continue
             try:
-                await self.write_all()
+                await self.write_all(in_no_hurry=True)
             except (OSError, RuntimeError) as error:
                 if not isinstance(error, OSError) and not is_passing(error):
                     raise
@@ -91,15 +102,22 @@ class WriteThrough:
     def _due(self) -> float:
         return min(self._ask_at, next(iter(self._waiting.values()), math.inf))
 
-    async def write_all(self) -> None:
-        """Write through all that has ended by now, and note it. Raises `DiskFailed`, or `OSError`: then it is
-        not noted."""
+    async def write_all(self, *, in_no_hurry: bool = False) -> None:
+        """Write through all that has ended by now, and note it; in no hurry, so that others have the disk
+        too. Raises `DiskFailed`, or `OSError`: then it is not noted."""
         async with self._writing:
             ended = list(self._waiting)
             self._ask_at = trio.current_time() + EVERY if self._running else math.inf
-            await trio.to_thread.run_sync(self._records.sync, abandon_on_cancel=True)
+            places = [self._records.directory(key) for key in (*self._large, *self._running)]
+            sync = partial(self._sync, places, in_no_hurry=in_no_hurry)
+            await trio.to_thread.run_sync(sync, abandon_on_cancel=True)
             still = [key for key in ended if key in self._waiting]
             if still:
                 await trio.to_thread.run_sync(self._records.note_written, still)
             for key in still:
-                self._waiting.pop(key, None)
+                self._leave(key)
+
+    def _sync(self, places: Sequence[Path], *, in_no_hurry: bool) -> None:
+        """In a thread."""
+        write_large_back(places, in_no_hurry=in_no_hurry)
+        self._records.sync()

@@ -22,6 +22,7 @@ from actors.wire.files.listing import Entry, Kind, Listing, TooManyEntries, list
 from actors.wire.files.names import printable, unspell
 from actors.wire.protocol import frames
 from node.executors.executor import STDERR, STDOUT, WORK
+from node.runs.large_files import write_large_back
 from node.runs.workspace import MANIFEST
 
 EMPTY = Listing((), ())
@@ -89,6 +90,7 @@ def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifes
 def _sync_files(directory: Path) -> None:
     place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        write_large_back([directory])
         sync_file_system(place)
     finally:
         os.close(place)

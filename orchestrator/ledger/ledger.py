@@ -490,9 +490,9 @@ class SqliteLedger:
         await self._write_order(entry, lambda batch: pauses.store_pause(batch.db, service, reason, now))
 
     async def check(self) -> None:
-        """Whether the ledger can be written: an empty turn of the writer, which waits behind a commit that
-        hangs, so give it a deadline; or nothing, where the writer is idle and its last turn went well less
-        than `CHECKED` seconds ago. Raises LedgerError."""
+        """Whether the ledger can be written: nothing is asked where the writer's last turn went well less
+        than `CHECKED` seconds ago, even if another one is under way; else an empty turn of it, which waits
+        behind a commit that hangs, so give it a deadline. Raises LedgerError."""
         if not self._writer.went_well(CHECKED):
             await self._write(lambda batch: None, soft=True)
 

@@ -22,11 +22,13 @@ from actors.domain.job import End
 from actors.domain.payload import UNKNOWN, Payload, PayloadMove
 from actors.domain.status import Status
 from node.payloads import records as records_module
+from node.payloads import write_through as write_through_module
 from node.payloads.operations import Arrival
 from node.payloads.records import DiskFailed, Records
 from node.payloads.recovery import UNWRITTEN
 from node.payloads.table import PayloadTable, open_table
 from node.payloads.write_through import EVERY, WITHIN, WriteThrough
+from node.runs.large_files import STEP as LARGE_STEP
 
 STEP = 0.25
 KEYS = ["a" * 32, "b" * 32, "c" * 32]
@@ -51,8 +53,8 @@ class Node:
     async def running(self, key: str) -> None:
         await self.table.record([PayloadMove(key, Status.PREPARED, Status.RUNNING, pid=1, started_at=5.0)])
 
-    async def ended(self, key: str) -> None:
-        end = End(Status.COMPLETED, "", exit_code=0, ended_at=6.0)
+    async def ended(self, key: str, size: int = 0) -> None:
+        end = End(Status.COMPLETED, "", exit_code=0, ended_at=6.0, size=size)
         await self.table.record([PayloadMove(key, Status.RUNNING, Status.COMPLETED, end=end)])
 
     async def through_all(self, key: str, *, owner: str = "o", through: bool = False) -> None:
@@ -289,6 +291,33 @@ async def test_a_node_that_stops_writes_all_through_that_has_ended(tmp_path: Pat
         run.finish()
         await node.until(KEYS[1], "Completed")
     assert (tmp_path / "written").read_text().split() == [KEYS[1]]
+
+
+async def test_large_files_of_what_is_here_are_given_to_the_disk_before_all_the_rest(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[set[str]] = []
+
+    def write(places: Collection[Path], *, in_no_hurry: bool) -> None:
+        synced.append("large files")
+        looked_at.append({place.name for place in places})
+
+    monkeypatch.setattr(write_through_module, "write_large_back", write)
+    small, large, runs = KEYS
+    async with opened(tmp_path) as node:
+        for key in KEYS:
+            await node.accept(key)
+            await node.running(key)
+        await node.ended(small, size=LARGE_STEP)
+        await node.ended(large, size=LARGE_STEP + 1)
+        synced.clear()
+        await node.writing.write_all()
+        assert synced[:2] == ["large files", "everything"]
+        await node.writing.write_all()
+        await node.table.release([large])
+        await node.ended(runs, size=LARGE_STEP + 1)
+        await node.writing.write_all()
+    assert looked_at == [{large, runs}, {runs}, {runs}]
 
 
 async def test_the_list_of_what_is_written_holds_no_more_than_what_is_there(

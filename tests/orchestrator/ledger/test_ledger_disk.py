@@ -504,6 +504,25 @@ async def test_a_writer_that_has_just_written_counts_as_able_until_something_fai
         await ledger.check()
 
 
+async def test_a_commit_under_way_says_nothing_against_a_writer_that_has_just_written_until_it_hangs(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_ledger(path) as ledger, trio.open_nursery() as nursery:
+        await ledger.insert(new_job())
+        await pragma(ledger, "busy_timeout = 60000")
+        lock = hold_lock(path)
+        nursery.start_soon(ledger.insert, new_job())
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(CHECKED / 2):
+            await ledger.check()
+        await trio.sleep(CHECKED)
+        with trio.move_on_after(60) as waited:
+            await ledger.check()
+        assert waited.cancelled_caught, "it waits behind the one that hangs"
+        lock.execute("ROLLBACK")
+        lock.close()
+
+
 async def test_ids_are_never_reused_and_end_where_32_bits_end(path: Path) -> None:
     async with open_ledger(path) as ledger:
         first = await ledger.insert(new_job())
