@@ -182,17 +182,34 @@ class GroupCommit(Generic[B]):
         try:
             while True:
                 if not self._bell.is_set():
-                    with trio.move_on_at(self._soft_until):
-                        await self._bell.wait()
+                    await self._wait()
                 self._bell = trio.Event()
                 while self._pending or trio.current_time() >= self._soft_until:
-                    async with self.committing:
+                    await self._hold()
+                    try:
                         await self._commit()
+                    finally:
+                        self.committing.release()
         finally:
             self._stopped = True
             self._flying += self._pending
             self._pending.clear()
             self._land()
+
+    async def _wait(self) -> None:
+        """For the bell, or until soft commits are due."""
+        if self._soft_until == math.inf:  # no timer for nothing
+            await self._bell.wait()
+            return
+        with trio.move_on_at(self._soft_until):
+            await self._bell.wait()
+
+    async def _hold(self) -> None:
+        """Take the lock: at once where it is free, as it mostly is, and not with the loop's next turn."""
+        try:
+            self.committing.acquire_nowait()
+        except trio.WouldBlock:
+            await self.committing.acquire()
 
     async def _commit(self) -> None:
         self._flying = self._next()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 
 class Pieces:
@@ -18,3 +18,7 @@ class Pieces:
         for piece in self._pieces:
             return piece
         raise StopAsyncIteration
+
+    def take(self) -> Sequence[bytes]:
+        """All that were not read yet."""
+        return tuple(self._pieces)

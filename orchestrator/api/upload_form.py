@@ -241,8 +241,9 @@ class _Form:
         self._tags: list[TextSink] = []
         self._ignored: dict[str, None] = {}
         self._hashed: list[_HashingFile] | None = [] if hashed else None
+        self._user_id: int | None = None
         self._service: ServiceLimits | None = None
-        """Once it was found."""
+        """Once they were found."""
 
     async def part(self, part: Part) -> Sink | None:
         if part.filename is not None:
@@ -320,6 +321,11 @@ class _Form:
         )
 
     def user_id(self) -> int:
+        if self._user_id is None:
+            self._user_id = self._read_user_id()
+        return self._user_id
+
+    def _read_user_id(self) -> int:
         text = self._text("user_id")
         if not _USER.fullmatch(text) or not -(1 << 63) <= int(text) < 1 << 63:
             raise BadRequest(
@@ -377,6 +383,8 @@ class _Form:
         """What the job may use: what was asked for, not more than the service allows, if that is known yet;
         what nobody asked for as the service has it."""
         service = self.service() if "service" in self._fields else None
+        if service and self._fields.keys().isdisjoint(LIMITS):
+            return service.limits
         allowed = limits_to_json(service.limits) if service else {}
         asked = {}
         for name, field in LIMITS.items():

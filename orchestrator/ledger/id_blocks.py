@@ -8,13 +8,13 @@ what stands outside is an older copy.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
 from actors.domain.ids import MAX_ID
+from actors.domain.job import Job
 
 BLOCK: Final = 256
 
@@ -30,14 +30,15 @@ class IdBlocks:
         self._wanted = 0
         self._reserving = trio.Lock()
 
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """One id may be given inside. Raises what `reserve` raises."""
+    async def give(self, store: Callable[[], Awaitable[Job]]) -> Job:
+        """The job that `store` stores, which gives it one id. Raises what that and `reserve` raise."""
         self._wanted += 1
         try:
             if self._last + self._wanted > self._reserved:
                 await self._extend()
-            yield
+            stored = await store()
+            self._last = max(self._last, stored.id)
+            return stored
         finally:
             self._wanted -= 1
 
@@ -47,7 +48,3 @@ class IdBlocks:
                 upto = min(self._last + self._wanted + BLOCK, MAX_ID)
                 await self._reserve(upto)
                 self._reserved = upto
-
-    def given(self, job_id: int) -> None:
-        """It was given, inside of `one`."""
-        self._last = max(self._last, job_id)

@@ -337,12 +337,8 @@ class SqliteLedger:
         fingerprint is the same (it has another `storage_key` then); IdempotencyConflict if not. Raises
         LedgerError also when the ids are used up.
         """
-        if self.ids is None:
-            return await self._insert(job, entry, limits or Limits())
-        async with self.ids.one():
-            stored = await self._insert(job, entry, limits or Limits())
-            self.ids.given(stored.id)
-        return stored
+        store = partial(self._insert, job, entry, limits or Limits())
+        return await (store() if self.ids is None else self.ids.give(store))
 
     async def _insert(self, job: NewJob, entry: AuditEntry | None, limits: Limits) -> Job:
         stored = await self._write(partial(_insert, job, entry, limits), size=len(job.files or b""))

@@ -196,7 +196,10 @@ class RunHistory:
         one.all_inside += inside
 
     def _service(self, name: str) -> _Service:
-        return self._services.setdefault(name, _Service())
+        found = self._services.get(name)
+        if found is None:
+            found = self._services[name] = _Service()
+        return found
 
 
 def in_whole_seconds(span: Span) -> Span:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 from actors.wire.errors import BadRequest
@@ -30,6 +31,7 @@ def printable(name: str) -> str:
     return repr(name if len(name) <= 100 else name[:100] + "…")
 
 
+@lru_cache(maxsize=256)  # most jobs have files of the same names
 def safe_path(name: str) -> str:
     r"""The relative path at which a file sent under this name is kept.
 

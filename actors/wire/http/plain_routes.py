@@ -13,8 +13,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from functools import wraps
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 from typing import Any, Final, cast
 
 import h11
@@ -133,7 +133,8 @@ class PlainRequest:
         """This much of its body has come."""
         if pieces:
             self._body += pieces
-            self.asked = replace(self.asked, body=Pieces(self._body))
+            asked = self.asked
+            self.asked = Asked(asked.part, asked.query, asked.headers, asked.length, Pieces(self._body))
 
 
 class PlainRoutes:
@@ -208,18 +209,12 @@ class PlainRoutes:
         without anything that a parser of HTTP has to decide on; some of its body may be missing yet. None
         for any other."""
         lines, gap, body = read.partition(b"\r\n\r\n")
-        found = _PLAINEST.fullmatch(lines) if gap else None
+        first, _, told = lines.partition(b"\r\n")
+        found = _FIRST_LINE.fullmatch(first) if gap else None
         if found is None:
             return None
-        headers: dict[str, str] = {}
-        told = found[3].decode("ascii").split("\r\n")
-        for line in told:
-            name, _, value = line.partition(": ")
-            headers[name.lower()] = value.strip(" ")
-        closes = headers.get("connection", "keep-alive").lower()
-        if len(headers) != len(told) or closes not in _CONNECTIONS:
-            return None
-        if not _LENGTH.fullmatch(headers.get("content-length", "0")):
+        headers = _read_plainest(told) if len(told) <= _KEPT else _read_plainest.__wrapped__(told)
+        if headers is None:
             return None
 
         def several(name: str) -> Sequence[str]:
@@ -229,7 +224,7 @@ class PlainRoutes:
         asked = self._match(found[1], found[2], headers, several, ends)
         if asked is None:
             return None
-        asked.closes = closes == "close"
+        asked.closes = headers.get("connection", "").lower() == "close"
         if body:
             asked.put_body([body])
         return None if asked.missing < 0 else asked
@@ -310,6 +305,24 @@ class PlainRoutes:
         return answer
 
 
+@lru_cache(maxsize=256)  # most programs send the same ones again and again
+def _read_plainest(told: bytes) -> Mapping[str, str] | None:
+    """The headers of a request, by names in lower case; None unless they are as most programs write them."""
+    if not _PLAINEST.fullmatch(told):
+        return None
+    lines = told.decode("ascii").split("\r\n")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        headers[name.lower()] = value.strip(" ")
+    is_plain = (
+        len(headers) == len(lines)
+        and headers.get("connection", "keep-alive").lower() in _CONNECTIONS
+        and _LENGTH.fullmatch(headers.get("content-length", "0"))
+    )
+    return headers if is_plain else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Route:
     handler: Handler
@@ -367,9 +380,10 @@ send each cookie by itself, and a proxy may add a line to those that it was sent
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
 _QUERY: Final = re.compile(rb"[a-z]{1,20}=[A-Za-z0-9.-]{0,30}(&[a-z]{1,20}=[A-Za-z0-9.-]{0,30}){0,9}")
 _HOST: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
-_PLAINEST: Final = re.compile(
-    rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+: [ -~]*\r\n){0,63}[A-Za-z0-9-]+: [ -~]*)"
-)
+_FIRST_LINE: Final = re.compile(rb"(GET|POST) (/[!-~]*) HTTP/1\.1")
+_PLAINEST: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [ -~]*\r\n){0,63}[A-Za-z0-9-]+: [ -~]*")
+_KEPT: Final = 1024
+"""Bytes of headers that are remembered, at most."""
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _CONNECTIONS: Final = frozenset({"close", "keep-alive"})
 _MORE: Final = frozenset(

@@ -8,6 +8,7 @@ call. With anything else the connection goes to Hypercorn, and what was read wit
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -257,9 +258,19 @@ class PolledConnection:
 
 def write_answer(answer: Answer, common: tuple[tuple[bytes, bytes], ...], *, closes: bool) -> bytes:
     """As h11 writes it, to the byte. `common`: headers of all answers."""
-    told = tuple(answer.headers.items())
-    first, others = _head(answer.status, answer.content_type, told, common, closes)
+    headers, place = answer.headers, answer.headers.get("Location", "")
+    if is_other := _PLACE.fullmatch(place) is not None:
+        headers = {**headers, "Location": _ANY}
+    first, others = _head(answer.status, answer.content_type, tuple(headers.items()), common, closes)
+    if is_other:
+        others = others.replace(_ANY.encode(), place.encode(), 1)
     return b"%scontent-length: %d\r\n%s%s" % (first, len(answer.body), others, answer.body)
+
+
+_PLACE: Final = re.compile(r"/v1/[a-z]+/[0-9]+")
+"""A place that differs from answer to answer."""
+_ANY: Final = "/v1/any-of-them"
+"""What stands for it in a head that is kept."""
 
 
 @lru_cache(maxsize=256)  # those of a second are alike, up to the length

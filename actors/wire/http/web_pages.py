@@ -80,6 +80,7 @@ def is_meant(host: str | None, local: str, names: OwnNames) -> bool:
     return is_loopback(name) or name in names.hosts or name == local.lower()
 
 
+@lru_cache(maxsize=64)
 def host_of(authority: str) -> str:
     """The host of `host[:port]`, without brackets; empty for what is none."""
     try:

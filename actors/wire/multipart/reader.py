@@ -7,9 +7,10 @@ counts the bytes that were received, not what a header claims.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 import trio
@@ -18,6 +19,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from actors.wire.errors import BadRequest, CutOff, TooLarge, WireError
 from actors.wire.files.names import printable
 from actors.wire.multipart import content_disposition
+from actors.wire.pieces import Pieces
 
 WRITE: Final = 1 << 20
 """Bytes that are collected before they are written: each write may cost a thread."""
@@ -29,6 +31,8 @@ _SLICE: Final = 256 * 1024
 _HEADER_LIMIT: Final = 16 * 1024
 _HEADER_COUNT: Final = 16
 _BOUNDARY_LIMIT: Final = 200
+_KEPT_HEAD: Final = 1024
+_PLAIN_TYPE: Final = re.compile(r"multipart/form-data; ?boundary=([A-Za-z0-9_-]{1,70})")
 _IDENTITY: Final = ("7bit", "8bit", "binary")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f]")
 # What the parser says is for programmers. What it says of a part is told with the part's number.
@@ -112,11 +116,21 @@ async def read_parts(
     A part with an empty file name and no bytes is a form field that was left unfilled: `on_part` never sees
     it. What follows the last boundary is counted and ignored.
 
+    Of a body that is here already, `Pieces`, all parts are cut out at once if it is written as most are.
+
     Raises TooLarge as soon as more than `limit` bytes arrived, before the chunk that passes it is looked at;
     CutOff when the body ends early; BadRequest when it is malformed, with what is wrong. What `body`,
     `on_part` and the sinks raise passes through.
     """
-    reader = _Reader(_boundary(content_type), on_part)
+    boundary = _boundary(content_type)
+    if isinstance(body, Pieces):
+        whole = b"".join(pieces := body.take())
+        parts = cut_whole(whole, boundary) if limit is None or len(whole) <= limit else None
+        if parts is not None:
+            await _hand_out(parts, on_part)
+            return
+        body = Pieces(pieces)
+    reader = _Reader(boundary, on_part)
     received = 0
     try:
         async for chunk in body:
@@ -131,7 +145,65 @@ async def read_parts(
         raise
 
 
+def cut_whole(whole: bytes, boundary: bytes) -> Sequence[tuple[Part, bytes]] | None:
+    """The parts of a whole body, with their bytes. None if a parser has to say what it is, or what is wrong
+    with it, and for a large one."""
+    opening = b"--" + boundary
+    if len(whole) > _SLICE or not whole.startswith(opening):
+        return None
+    *pieces, end = whole.removeprefix(opening).split(b"\r\n" + opening)
+    if not end.startswith(b"--"):
+        return None
+    parts = []
+    for piece in pieces:
+        head, gap, data = piece.partition(b"\r\n\r\n")
+        part = _read_head(head) if gap and len(head) <= _KEPT_HEAD else None
+        if part is None:
+            return None
+        parts.append((part, data))
+    return parts
+
+
+@lru_cache(maxsize=256)  # most forms have the same fields, and files of the same names
+def _read_head(head: bytes) -> Part | None:
+    """That of a part, with the line end that ends its boundary; None for one that has to be read with what
+    follows it, or is refused."""
+    try:
+        match list(PushMultipartParser(b"B").parse(b"--B%s\r\n\r\n\r\n--B--" % head)):
+            case [MultipartSegment() as segment, None] if "Content-Length" not in dict(segment.headerlist):
+                return _part(segment)
+    except (MultipartError, BadRequest):
+        pass
+    return None
+
+
+async def _hand_out(
+    parts: Iterable[tuple[Part, bytes]], on_part: Callable[[Part], Awaitable[Sink | None]]
+) -> None:
+    for part, data in parts:
+        if part.filename == "" and not data:
+            continue
+        sink = await on_part(part)
+        if sink is None:
+            continue
+        try:
+            if data:
+                await sink.write(data)
+        except BaseException:
+            await _let_go(sink)  # noqa: ASYNC102  # it shields itself, with a timeout
+            raise
+        await sink.close()
+
+
+async def _let_go(sink: Sink) -> None:
+    """After a failure: let the open sink close what it holds. The failure itself is what is reported."""
+    with trio.move_on_after(5, shield=True), suppress(OSError, WireError):
+        await sink.close()
+
+
 def _boundary(content_type: str) -> bytes:
+    if (plain := _PLAIN_TYPE.fullmatch(content_type)) is not None:
+        return plain[1].encode("ascii")
     kind, options = parse_options_header(content_type)
     if kind != "multipart/form-data":
         raise BadRequest(f"Content-Type {printable(content_type)}: multipart/form-data was expected")
@@ -196,11 +268,10 @@ class _Reader:
             raise BadRequest("malformed multipart: the boundary does not occur in the body") from None
 
     async def drop(self) -> None:
-        """After a failure: let the open sink close what it holds. The failure itself is what is reported."""
+        """After a failure."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            with trio.move_on_after(5, shield=True), suppress(OSError, WireError):
-                await sink.close()
+            await _let_go(sink)
 
     def _might_begin(self) -> bool:
         """Whether what came is the beginning of a body, as far as it goes. Nothing at all is not."""

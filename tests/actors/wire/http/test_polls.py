@@ -157,6 +157,8 @@ def h11_closes(read: bytes) -> bool:
         Answer(200, "application/json", b"{}", {"Cache-Control": "no-store"}),
         Answer(503, "text/plain; charset=utf-8", b"x" * 70_000, {"Retry-After": "1", "X": ""}),
         Answer(303, "text/html", b"", {"Location": "dashboard", "Vary": "Accept"}),
+        Answer(201, "application/json", b"{}", {"Cache-Control": "no-store", "Location": "/v1/jobs/7"}),
+        Answer(201, "application/json", b"{}", {"Cache-Control": "no-store", "Location": "/v1/jobs/80"}),
     ],
 )
 def test_an_answer_is_written_as_by_h11(answer: Answer, *, closes: bool) -> None:

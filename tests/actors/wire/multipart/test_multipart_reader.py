@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import random
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -9,8 +11,9 @@ import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from actors.wire.errors import BadRequest, CutOff, TooLarge
-from actors.wire.multipart.reader import WRITE, Part, Sink, TextSink, read_parts
+from actors.wire.errors import BadRequest, CutOff, TooLarge, WireError
+from actors.wire.multipart.reader import WRITE, Part, Sink, TextSink, cut_whole, read_parts
+from actors.wire.pieces import Pieces
 
 TYPE = "multipart/form-data; boundary=BbB"
 
@@ -329,3 +332,80 @@ async def test_a_text_field_that_is_too_long_is_refused_by_name() -> None:
     assert (await texts(form(('name="n"', b"x" * 65536))))[0].text == "x" * 65536
     with pytest.raises(BadRequest, match="'n'"):
         await texts(form(('name="n"', b"x" * 65537)))
+
+
+HEADS = (
+    'form-data; name="user_id"',
+    'form-data; name="file"; filename="run.sh"\r\nContent-Type: application/octet-stream',
+    'form-data; name="file"; filename=""',
+    "form-data; name=a; filename*=UTF-8''%c3%a4",
+    'form-data; name="\u00e4"; filename="a\r\n b"',
+    'form-data; name="n"\r\nContent-Length: 3',
+    'form-data; name="n"\r\nContent-Disposition: form-data; name="m"',
+    'form-data; name="n"\r\n--BbB: x',
+    'form-data; name="n"\r\nContent-Type: multipart/mixed; boundary=x',
+    "attachment",
+    'form-data; name="f"; filename="' + "n" * 2000 + '"',
+)
+DATA = (b"7", b"", b"\r\n", b"abc", b"\r\n--Bb", b"--BbB\r\n", b"\r\n\r\n", b"x" * 70_000)
+
+
+def make_body(rng: random.Random) -> bytes:
+    """A form, and mostly a flaw in it."""
+    parts = [
+        b"\r\nContent-Disposition: %s\r\n\r\n%s\r\n"
+        % (rng.choice(HEADS[: rng.choice((3, len(HEADS)))]).encode(), rng.choice(DATA))
+        for _ in range(rng.randrange(4))
+    ]
+    raw = bytearray(
+        b"--BbB" + b"--BbB".join([*parts, rng.choice((b"--\r\n", b"--", b"-- \r\n--BbB", b"\r\n", b""))])
+    )
+    if rng.random() < 0.5:
+        at = rng.randrange(min(len(raw), 300) + 1)
+        raw[at : at + rng.randrange(3)] = rng.choice(
+            (b"", b"\r\n", b"--BbB", b"\n", b":", b"\xff", b"\r\n\r\n")
+        )
+    return bytes(raw)
+
+
+async def told_of(body: AsyncIterator[bytes], refuse: Callable[[], bool]) -> list[object]:
+    """What comes of a body, step by step; whatever is asked is refused where `refuse` says so."""
+    told: list[object] = []
+
+    class Told:
+        async def write(self, data: bytes) -> None:
+            told.append(data)
+            if refuse():
+                raise BadRequest("not these bytes")
+
+        async def close(self) -> None:
+            told.append("closed")
+            if refuse():
+                raise BadRequest("not this one")
+
+    async def on_part(part: Part) -> Sink | None:
+        told.append(part)
+        if refuse():
+            raise BadRequest("not this part")
+        return None if part.name == "n" else Told()
+
+    try:
+        await read_parts(TYPE, body, limit=72_000, on_part=on_part)
+    except WireError as error:
+        told.append((type(error), str(error)))
+    return told
+
+
+async def test_a_body_that_is_here_already_is_read_or_refused_as_one_that_comes() -> None:
+    rng, at_once = random.Random(7), 0
+    for seed in range(4000):
+        raw = make_body(rng)
+        pieces = [raw[: (at := rng.randrange(len(raw) + 1))], raw[at:]] if rng.random() < 0.3 else [raw]
+        as_it_comes = await told_of(Chunks(pieces), partial(often, random.Random(seed)))
+        assert await told_of(Pieces(pieces), partial(often, random.Random(seed))) == as_it_comes, raw[:500]
+        at_once += cut_whole(raw, b"BbB") is not None
+    assert 500 < at_once < 3500, "of some kind there was too little"
+
+
+def often(rng: random.Random) -> bool:
+    return rng.random() < 0.1
