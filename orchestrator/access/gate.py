@@ -25,7 +25,7 @@ from typing import Final
 from actors.process.log_lines import request_id
 from actors.wire.http.app import Refusal
 from actors.wire.http.peers import parse_address
-from actors.wire.http.plain_routes import Admit, Head, refused_before
+from actors.wire.http.plain_routes import Admit, Head, earlier
 from actors.wire.http.web_pages import READS
 from orchestrator.access.audit import Refusals, network_of
 from orchestrator.access.limits import Rate
@@ -137,7 +137,8 @@ class Gate:
         except Refusal as refusal:
             # Whether anybody is logged in is asked by each page that is opened.
             opened = refusal.code == "no_token" and head.rule == "/v1/session"
-            if refusal.code != ASKED_AGAIN and not opened and not refused_before.get():
+            before = earlier.get()
+            if refusal.code != ASKED_AGAIN and not opened and not (before and before.refused):
                 who = refusal.who if isinstance(refusal, WrongRole) else None
                 self.refusals.note(address, refusal.code, f"{head.method} {head.path}", who)
             raise
@@ -167,7 +168,7 @@ class Gate:
                 raise Refusal(303, "no_token", "log in first", headers=headers)
             role = Role.PORTAL if Role.PORTAL in access.roles else min(access.roles)
             raise Refusal(401, "no_token", _NO_TOKEN.format(role=role), headers=CHALLENGE)
-        if principal is not LOCAL and (wait := self.token_rate.take(principal.token or principal.name)):
+        if principal is not LOCAL and (wait := _take(self.token_rate, principal.token or principal.name)):
             raise _too_many("token_rate", f"too many requests by {principal.name}", wait)
         if principal.role not in access.roles:
             roles = " or ".join(sorted(access.roles))
@@ -179,7 +180,7 @@ class Gate:
         """Raise Refusal for one that asks too often without a token that holds. A proxy is everybody."""
         if head.peer is None or self.sign_on.trusts(head):
             return
-        if wait := self.address_rate.take(network_of(head.peer[0])):
+        if wait := _take(self.address_rate, network_of(head.peer[0])):
             raise _too_many("address_rate", "too many requests without a token from this address", wait)
 
     def _known(self, head: Head, access: Access, token: str | None) -> Principal | None:
@@ -206,6 +207,17 @@ class Gate:
             return session.principal
         # A proxy asks for others, and is none of them itself.
         return LOCAL if self.is_local(head) and not self.sign_on.trusts(head) else None
+
+
+def _take(rate: Rate, who: str) -> int:
+    """As `Rate.take`; a request that is asked for twice counts once."""
+    before = earlier.get()
+    if before is not None and before.counted:
+        return 0
+    wait = rate.take(who)
+    if before is not None and not wait:
+        before.counted = True
+    return wait
 
 
 def _too_many(limit: str, what: str, wait: int) -> Refusal:

@@ -58,8 +58,17 @@ class Ends:
     found_out: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-refused_before: Final[ContextVar[bool]] = ContextVar("refused_before", default=False)
-"""Whether this very request was refused once already: it is refused again by whoever has to say so."""
+@dataclass(slots=True)
+class Earlier:
+    """What became already of a request that is asked for twice, once here and once by the app. `refused`: it
+    is refused again by whoever has to say so. `counted`: it took its turn where requests are limited."""
+
+    refused: bool = False
+    counted: bool = False
+
+
+earlier: Final[ContextVar[Earlier | None]] = ContextVar("earlier", default=None)
+"""Of this very request; None where nobody asks twice."""
 
 NoteRequest = Callable[[str, str | None, int, float, int | None], None]
 """Is told of each answer, as it begins: the method, the route's rule, None where there is none, the status,
@@ -283,7 +292,8 @@ class PlainRoutes:
         try:
             await self._admit(asked.head)
         except Exception:
-            refused_before.set(True)
+            if (found := earlier.get()) is not None:
+                found.refused = True
             return None
         asked.admitted = True
         return asked

@@ -20,7 +20,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import h11
 import trio
 
-from actors.wire.http.plain_routes import Answer, Ends, PlainRequest, PlainRoutes, refused_before
+from actors.wire.http.plain_routes import Answer, Earlier, Ends, PlainRequest, PlainRoutes, earlier
 
 PROMPT: Final = 10.0
 """Seconds in which a request is answered by the task that reads, which does not see meanwhile who leaves."""
@@ -138,7 +138,7 @@ class Polls:
 
     async def answer(self, asked: PlainRequest) -> bytes | None:
         """What is sent; None where the app has to answer."""
-        refused_before.set(False)
+        earlier.set(Earlier())
         answer = await self.plain.answer(asked)
         if answer is None:
             return None

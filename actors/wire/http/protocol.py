@@ -18,7 +18,7 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
 
 from actors.wire.http.app import Refusal
-from actors.wire.http.plain_routes import Answer, Ends, Head, PlainRequest, PlainRoutes, refused_before
+from actors.wire.http.plain_routes import Answer, Earlier, Ends, Head, PlainRequest, PlainRoutes, earlier
 from actors.wire.http.polls import HALF_CLOSED, PROMPT
 from actors.wire.http.upgrades import Upgrade
 
@@ -111,7 +111,8 @@ class HttpProtocol(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         self._begun, self._streaming, self._over = trio.Event(), False, trio.Event()
         self._asks_for_head = request.method == b"HEAD"
-        refused_before.set(False)
+        if not self.next_is_apps:
+            earlier.set(Earlier())
         names = {name for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
             await self._send_error_response(HTTPStatus.BAD_REQUEST, "it has two lengths")

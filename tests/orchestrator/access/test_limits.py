@@ -21,6 +21,7 @@ from orchestrator.access.gate import SignOn
 from orchestrator.access.limits import BURST, REMEMBERED, Limits, Rate
 from orchestrator.access.roles import Role
 from orchestrator.access.tokens import make_secret
+from orchestrator.api.http.file_response import SMALL
 from orchestrator.client import AsyncClient, Refused
 from orchestrator.config import values
 from orchestrator.ledger.errors import LimitReached
@@ -227,6 +228,28 @@ async def test_who_has_no_token_asks_so_often_by_address(tmp_path: Path) -> None
             refused(await server.client.get("/v1/jobs", headers=headers), "address_rate")
         refused(await server.client.get("/health"), "address_rate")
         assert (await server.client.get("/v1/jobs", headers=good)).status_code == 200
+
+
+@pytest.mark.parametrize("more", [[], [("X-Twice", "1"), ("X-Twice", "2")]], ids=["a poll", "parsed"])
+async def test_what_the_app_answers_after_all_counts_once(
+    tmp_path: Path, more: list[tuple[str, str]]
+) -> None:
+    """A large download, and an upload with a bad token: both were admitted or refused before the app is."""
+    limits = Limits(address_rate=2 / BURST, token_rate=2 / BURST)
+    async with api_server(tmp_path, limits=limits) as server:
+        job = await server.upload(**{"run.sh": b"true"})
+        job = await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+        result = server.storage.job(job.storage_key) / "result"
+        result.mkdir()
+        (result / "result.zip").write_bytes(bytes(SMALL + 1))
+        await walk(server.ledger, job, S.COMPLETED)
+        good = [*token(server, Role.OPERATOR, "good").items(), *more]
+        bad = [("Authorization", f"Bearer {make_secret()}"), *more]
+        for _ in range(2):
+            assert (await server.client.get(f"/download/{job.id}", headers=good)).status_code == 200
+            assert (await server.client.post("/upload", content=b"x", headers=bad)).status_code == 401
+        refused(await server.client.get(f"/download/{job.id}", headers=good), "token_rate")
+        refused(await server.client.post("/upload", content=b"x", headers=bad), "address_rate")
 
 
 async def test_a_proxy_is_everybody_and_what_is_open_is_open(tmp_path: Path) -> None:
