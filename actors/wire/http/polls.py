@@ -24,6 +24,8 @@ from actors.wire.http.plain_routes import Answer, Earlier, Ends, PlainRequest, P
 
 PROMPT: Final = 10.0
 """Seconds in which a request is answered by the task that reads, which does not see meanwhile who leaves."""
+UNWATCHED: Final = 1.0
+"""Seconds for which a poll is answered before who leaves is watched for: most are over by then."""
 HALF_CLOSED: Final = 5.0
 """Seconds within which an answer has to begin for a peer that has closed its side."""
 FRESH: Final = 1.0
@@ -122,7 +124,7 @@ class Polls:
         self._common = common
         self._second = 0
         self._dated: tuple[tuple[bytes, bytes], ...] = ()
-        self.slow: Final = Turns[PolledConnection](PROMPT, lambda one: one.watch())
+        self.slow: Final = Turns[PolledConnection](UNWATCHED, lambda one: one.watch())
         """What is being answered, and not watched for who leaves."""
         self._watchers: trio.Nursery
 

@@ -16,7 +16,7 @@ from actors.wire.http.app import admit_all
 from actors.wire.http.plain_routes import Answer, Asked, Ends, Head, PlainRequest, PlainRoutes
 from actors.wire.http.polls import (
     HALF_CLOSED,
-    PROMPT,
+    UNWATCHED,
     Other,
     PolledConnection,
     Polls,
@@ -256,8 +256,8 @@ LENGTH: Final = b"Content-Length: 4\r\n"
 @pytest.mark.parametrize(
     ("request_", "after"),
     [
-        (b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n", PROMPT + HALF_CLOSED),
-        (b"POST /hang HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\nbody", PROMPT + HALF_CLOSED),
+        (b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n", UNWATCHED + HALF_CLOSED),
+        (b"POST /hang HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\nbody", UNWATCHED + HALF_CLOSED),
         (b"GET /hang?wait=600 HTTP/1.1\r\nHost: a\r\n\r\n", HALF_CLOSED),
     ],
     ids=["a poll", "an upload", "a long poll"],

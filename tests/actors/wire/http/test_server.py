@@ -626,7 +626,13 @@ async def test_what_is_no_request_is_refused_behind_the_whole_answer_to_the_one_
 async def test_who_leaves_while_what_should_be_prompt_hangs_is_let_go(
     monkeypatch: pytest.MonkeyPatch, before: bytes
 ) -> None:
-    names = ("polls.PROMPT", "polls.HALF_CLOSED", "protocol.PROMPT", "protocol.HALF_CLOSED", "server.PROMPT")
+    names = (
+        "polls.UNWATCHED",
+        "polls.HALF_CLOSED",
+        "protocol.PROMPT",
+        "protocol.HALF_CLOSED",
+        "server.PROMPT",
+    )
     for name in names:
         monkeypatch.setattr(f"actors.wire.http.{name}", 0.05)
 
