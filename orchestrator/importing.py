@@ -258,9 +258,8 @@ def _import_job(
     seq += 1
     number = jobs.insert_job(db, new, message="", seq=seq, now=job.created_at)
     assert number == job.id
-    history.insert_history(
-        db, HistoryEntry(job.id, job.created_at, None, Status.QUEUED, "taken over from 2.x", None, None), seq
-    )
+    queued = HistoryEntry(job.id, job.created_at, None, Status.QUEUED, "taken over from 2.x", None, None)
+    history.insert_lines(db, [(queued, seq)])
     if status is Status.QUEUED:
         return status, seq
     seq += 1
@@ -269,7 +268,8 @@ def _import_job(
     attempt = None
     if node_id is not None:
         attempt = Attempt(uuid.uuid4().hex, job.id, 1, node_id, foreign_id=job.node_number)
-        attempts.insert_attempt(db, attempt, job.created_at)
+        stored = attempts.insert_attempt(db, attempt, job.created_at)
+        assert stored
     moved = replace(
         row,
         status=status,
@@ -283,7 +283,7 @@ def _import_job(
     entry = HistoryEntry(
         job.id, job.created_at, Status.QUEUED, status, reason, node_id, 1 if attempt is not None else None
     )
-    history.insert_history(db, entry, seq)
+    history.insert_lines(db, [(entry, seq)])
     return status, seq
 
 

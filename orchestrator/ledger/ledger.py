@@ -119,9 +119,12 @@ class LedgerBatch(Batch[Job]):
     committed_row: Callable[[int], Job | None] = lambda job_id: None
     rows: dict[int, Job] = field(default_factory=dict)
     """As this batch has changed them."""
+    lines: list[tuple[HistoryEntry, int]] = field(default_factory=list)
+    """Of the history, which the item under way stores at its end, with the numbers of their changes."""
 
     def back_to(self, seq: int, changed: int, undo: int) -> None:
         Batch.back_to(self, seq, changed, undo)  # a class with slots is another one than `super` means
+        self.lines.clear()
         self.rows = {job.id: job for job in self.changed if job.id not in self.moved}
 
     def known_row(self, job_id: int) -> Job | None:
@@ -137,6 +140,11 @@ class LedgerBatch(Batch[Job]):
         if row is not None:
             is_current = row.attempt is not None and row.attempt.key == attempt.key
             self.rows[attempt.job_id] = replace(row, attempt=attempt) if is_current else row
+
+    def store_lines(self) -> None:
+        if self.lines:
+            history.insert_lines(self.db, self.lines)
+            self.lines.clear()
 
     def row(self, job_id: int) -> Job | None:
         """A job's row as it is now."""
@@ -659,7 +667,9 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
         small_files.store_files(db, job_id, "input", job.files)
     if entry is not None:
         audit.store_entries(db, [replace(entry, job=job_id)], now)
-    return _note(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
+    row = _note(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
+    batch.store_lines()
+    return row
 
 
 def _are_urgent(changes: Sequence[Change]) -> bool:
@@ -673,7 +683,9 @@ def _are_urgent(changes: Sequence[Change]) -> bool:
 
 
 def _record(changes: Sequence[Change], batch: LedgerBatch) -> list[ChangeAnswer]:
-    return [_change(change, batch) for change in changes]
+    answers = [_change(change, batch) for change in changes]
+    batch.store_lines()
+    return answers
 
 
 def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
@@ -694,16 +706,17 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
     elif isinstance(change, SetProgress):
         step = rules.set_progress(job, change, seq=seq, now=now)
     else:
-        begun = change.attempt
-        has_open = begun is not None and attempts.has_attempt(db, begun.key, change.job_id)
-        step = rules.move(job, change, has_open=has_open, seq=seq, now=now)
+        step = rules.move(job, change, has_open=False, seq=seq, now=now)
     if isinstance(step, ChangeResult):
         return ChangeAnswer(step, job)
+    # Whether one is open already the table finds out by itself.
+    if step.new_attempt is not None and not attempts.insert_attempt(db, step.new_attempt, now):
+        return ChangeAnswer(ChangeResult.REFUSED, job)
     if isinstance(change, Transition) and change.results is not None:
         small_files.store_files(db, change.job_id, "result", change.results)
     if step.job.status is Status.CLEANED:
         small_files.remove_files(db, change.job_id)
-    return ChangeAnswer(ChangeResult.DONE, _store(batch, step))
+    return ChangeAnswer(ChangeResult.DONE, _store(batch, step, job))
 
 
 def _request_terminate(job_id: int, entry: AuditEntry | None, batch: LedgerBatch) -> Job | None:
@@ -715,23 +728,23 @@ def _request_terminate(job_id: int, entry: AuditEntry | None, batch: LedgerBatch
         return job
     if entry is not None:
         audit.store_entries(batch.db, [entry], batch.now)
-    return _store(batch, step)
+    row = _store(batch, step, job)
+    batch.store_lines()
+    return row
 
 
-def _store(batch: LedgerBatch, step: rules.AppliedChange) -> Job:
+def _store(batch: LedgerBatch, step: rules.AppliedChange, before: Job | None) -> Job:
     db, now = batch.db, batch.now
-    if step.new_attempt is not None:
-        attempts.insert_attempt(db, step.new_attempt, now)
     if step.changed_attempt is not None:
         attempts.update_attempt(db, step.changed_attempt, now)
-    jobs.update_job(db, step.job)
+    jobs.update_job(db, step.job, before)
     return _note(batch, step)
 
 
 def _note(batch: LedgerBatch, step: rules.AppliedChange) -> Job:
     """The job's row is stored: what goes with it."""
     if step.history is not None:
-        history.insert_history(batch.db, step.history, step.job.change_seq)
+        batch.lines.append((step.history, step.job.change_seq))
     batch.seq = step.job.change_seq
     batch.changed.append(step.job)
     batch.rows[step.job.id] = step.job

@@ -66,20 +66,11 @@ def read_states(db: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, Att
     return found
 
 
-def has_attempt(db: sqlite3.Connection, key: str, job_id: int) -> bool:
-    """Whether there is one with this key, or an open one of the job."""
-    found = db.execute(
-        "SELECT 1 FROM attempts WHERE key = ? UNION ALL "
-        "SELECT 1 FROM attempts WHERE job_id = ? AND state = 'open' LIMIT 1",
-        (key, job_id),
-    ).fetchone()
-    return found is not None
-
-
-def insert_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> None:
-    db.execute(
+def insert_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> bool:
+    """False, and nothing is stored, if there is one with this key, or an open one of the job."""
+    stored = db.execute(
         "INSERT INTO attempts (key, job_id, n, node_id, state, foreign_id, boot, created_at, updated_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             attempt.key,
             attempt.job_id,
@@ -92,6 +83,7 @@ def insert_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> None
             now,
         ),
     )
+    return stored.rowcount == 1
 
 
 def update_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> None:

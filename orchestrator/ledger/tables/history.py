@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from actors.domain.job import HistoryEntry
@@ -49,18 +49,22 @@ def read_job_lines(db: sqlite3.Connection, job_id: int, after: int) -> Mapping[i
     return {row[0]: _entry_from_row(row) for row in found}
 
 
-def insert_history(db: sqlite3.Connection, entry: HistoryEntry, seq: int) -> None:
-    db.execute(
+def insert_lines(db: sqlite3.Connection, lines: Iterable[tuple[HistoryEntry, int]]) -> None:
+    """Each with the number of its change."""
+    db.executemany(
         "INSERT INTO history (job_id, at, source, target, reason, node_id, attempt_n, change_seq) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            entry.job_id,
-            entry.at,
-            None if entry.source is None else entry.source.value,
-            entry.target.value,
-            entry.reason,
-            entry.node_id,
-            entry.attempt_n,
-            seq,
-        ),
+        [
+            (
+                entry.job_id,
+                entry.at,
+                None if entry.source is None else entry.source.value,
+                entry.target.value,
+                entry.reason,
+                entry.node_id,
+                entry.attempt_n,
+                seq,
+            )
+            for entry, seq in lines
+        ],
     )

@@ -374,31 +374,39 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, message: str, seq: int, n
     return job_id
 
 
-def update_job(db: sqlite3.Connection, job: Job) -> None:
-    end = job.end
-    db.execute(
-        "UPDATE jobs SET status = ?, message = ?, change_seq = ?, updated_at = ?, ended_at = ?, "
-        "terminate_requested = ?, attempts_used = ?, attempt_key = ?, end_status = ?, end_message = ?, "
-        "end_exit_code = ?, end_signal = ?, end_started_at = ?, end_ended_at = ?, end_wall_seconds = ?, "
-        "end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, end_failure = ?, progress = ?, "
-        "progress_message = ?, running_since = ?, batch = ? WHERE id = ?",
-        (
-            job.status.value,
-            job.message,
-            job.change_seq,
-            job.updated_at,
-            job.ended_at,
-            int(job.terminate_requested),
-            job.attempts_used,
-            job.attempt.key if job.attempt is not None else None,
-            *(_end_columns(end) if end is not None else (None,) * 11),
-            job.progress,
-            job.progress_message,
-            job.running_since,
-            None if job.batch is None else json.dumps(batch_to_json(job.batch)),
-            job.id,
-        ),
+_STAND: Final = (
+    "status = ?, message = ?, change_seq = ?, updated_at = ?, terminate_requested = ?, attempts_used = ?, "
+    "attempt_key = ?, progress = ?, progress_message = ?, running_since = ?, batch = ?"
+)
+_END: Final = (
+    "ended_at = ?, end_status = ?, end_message = ?, end_exit_code = ?, end_signal = ?, end_started_at = ?, "
+    "end_ended_at = ?, end_wall_seconds = ?, end_cpu_seconds = ?, end_peak_bytes = ?, end_size = ?, "
+    "end_failure = ?"
+)
+
+
+def update_job(db: sqlite3.Connection, job: Job, before: Job | None = None) -> None:
+    """Store what can change of a row. `before`: the row as it is. An end that stays as it was is not written:
+    six triggers wait for one."""
+    stand = (
+        job.status.value,
+        job.message,
+        job.change_seq,
+        job.updated_at,
+        int(job.terminate_requested),
+        job.attempts_used,
+        job.attempt.key if job.attempt is not None else None,
+        job.progress,
+        job.progress_message,
+        job.running_since,
+        None if job.batch is None else json.dumps(batch_to_json(job.batch)),
     )
+    end = job.end
+    if before is not None and before.end is end and before.ended_at == job.ended_at:
+        db.execute(f"UPDATE jobs SET {_STAND} WHERE id = ?", (*stand, job.id))
+        return
+    ended = _end_columns(end) if end is not None else (None,) * 11
+    db.execute(f"UPDATE jobs SET {_STAND}, {_END} WHERE id = ?", (*stand, job.ended_at, *ended, job.id))
 
 
 def _end_columns(end: End) -> tuple[Any, ...]:

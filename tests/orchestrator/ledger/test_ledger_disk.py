@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,24 @@ async def test_an_item_that_fails_harms_no_other_of_its_batch(path: Path) -> Non
         assert [outcomes["a"], outcomes["twice"], outcomes["z"]] == [1, 2, 3]
         assert idle(ledger)
     assert ids(path) == [1, 2, 3]
+
+
+async def test_changes_that_fail_half_way_leave_no_line_of_the_history(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        jobs = [await walk(ledger, await ledger.insert(new_job()), Status.PROCESSING) for _ in range(3)]
+        sent = [by_owner(job.id, Status.PROCESSING, Status.SUBMITTED, "sent") for job in jobs]
+
+        async def fail() -> None:
+            with pytest.raises(LedgerError, match="64 bits"):
+                await ledger.record([sent[0], replace(sent[1], foreign_id=2**63)])
+
+        async with trio.open_nursery() as nursery:  # both in one commit
+            nursery.start_soon(fail)
+            nursery.start_soon(ledger.record, [sent[2]])
+        found = [[entry.target for entry in await ledger.history(job.id)] for job in jobs]
+        begun = [Status.QUEUED, Status.PROCESSING]
+        assert found == [begun, begun, [*begun, Status.SUBMITTED]]
+        assert [job.status for job in await ledger.changes(0)] == [*begun[1:] * 2, Status.SUBMITTED]
 
 
 async def test_a_defect_in_one_item_is_its_own(path: Path) -> None:
