@@ -112,6 +112,7 @@ def jobs(shared: Started, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         )
         client.wait(failed.id)
         nameless = client.submit({"run.sh": b"true"}, service="example", user=-5)
+        client.wait(nameless.id)
         running = client.submit(
             {"run.sh": script.encode()}, service="example", user=7, name=IMAGE, tags=["x=y"]
         )
@@ -346,9 +347,9 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     client.wait(made.id)
     page = dashboard(f"/jobs/{made.id}")
     # What it has made comes first of one that is done, what it was given apart from that.
+    expect(page.get_by_role("region", name="Results")).to_contain_text("copy.txt")
     headings = page.locator("main h2:visible").all_inner_texts()
     assert headings.index("Results") < headings.index("Output") < headings.index("Inputs")
-    expect(page.get_by_role("region", name="Results")).to_contain_text("copy.txt")
     given = page.get_by_role("region", name="Inputs")
     viewer = page.locator(".viewer")
     page.emulate_media(reduced_motion="reduce")
@@ -382,13 +383,14 @@ def test_a_file_is_shown_in_the_page_as_what_it_is_and_runs_nothing(
     expect(viewer).to_contain_text("It is too large to draw")
     click(given.get_by_role("link", name="fold.pdb", exact=True))
     # It has an address; and a step back, Escape and the button close it.
-    assert page.url.endswith(f"#/jobs/{made.id}?file=fold.pdb")
+    page.wait_for_url(lambda url: url.endswith(f"#/jobs/{made.id}?file=fold.pdb"))
     page.reload()
     expect(viewer).to_contain_text("fold.pdb")
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
-    assert page.url.endswith(f"#/jobs/{made.id}")
+    page.wait_for_url(lambda url: url.endswith(f"#/jobs/{made.id}"))
     given.get_by_role("link", name="sum.json", exact=True).click()
+    expect(viewer).to_contain_text("sum.json")
     given.get_by_role("link", name="fold.pdb", exact=True).click()
     page.go_back()
     expect(viewer).to_be_hidden()

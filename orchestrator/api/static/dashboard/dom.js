@@ -60,7 +60,7 @@ export function morphChildren(parent, wanted) {
       parent.insertBefore(node, at);
     } else {
       if (match === at) at = at.nextSibling;
-      else parent.insertBefore(match, at);
+      else move(parent, match, at);
       renew(match, node);
     }
   }
@@ -69,6 +69,13 @@ export function morphChildren(parent, wanted) {
     at = at.nextSibling;
     drop(gone);
   }
+}
+
+/** Put a child of `parent` before another one, or last. Where the browser can, it is not taken out for that: the
+ * focus stays in it, and so does a press on it that is under way. */
+export function move(parent, child, before) {
+  if (parent.moveBefore) parent.moveBefore(child, before);
+  else parent.insertBefore(child, before);
 }
 
 /** Take it away. Who had the focus in it goes on from the heading of the page. */
@@ -179,6 +186,6 @@ export function facts(pairs) {
     { class: "facts" },
     pairs
       .filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "")
-      .map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
+      .map(([name, value]) => h("div", { "data-key": name }, h("dt", null, name), h("dd", null, value))),
   );
 }

@@ -3,7 +3,7 @@
 
 import { deeds } from "./audit.js";
 import { now } from "./clock.js";
-import { facts, h, morph, morphChildren } from "./dom.js";
+import { facts, h, morph, morphChildren, move } from "./dom.js";
 import { get } from "./api.js";
 import { asked, between, bytes, count, duration, expected, foreign, lasting, limits, nodeName, time, visible } from "./format.js";
 import { badge, BEFORE, ENDED, kindOf, OVER, UNDER_WAY } from "./status.js";
@@ -100,7 +100,12 @@ export function jobPage(subject, given) {
     if (wanted === order) return;
     order = wanted;
     const focused = view.contains(document.activeElement) ? document.activeElement : null;
-    for (const one of wanted) view.append(sections[one]);
+    let at = viewer.element.nextSibling;
+    for (const one of wanted) {
+      // What is right where it stands is let alone: a press on it that is under way would be lost.
+      if (sections[one] === at) at = at.nextSibling;
+      else move(view, sections[one], at);
+    }
     log.toEnd();
     focused?.focus({ preventScroll: true });
   }
@@ -248,13 +253,12 @@ function orders(job) {
   return h(
     "p",
     { class: "buttons", "data-key": "orders" },
-    !OVER.has(job.status) && keyed(button("cancel", job.id, "Cancel", `Cancel job ${job.id}`)),
-    job.status !== "Cleaned" && keyed(button("rerun", job.id, "Run again", `Run again: job ${job.id}`)),
+    !OVER.has(job.status) && button("cancel", job.id, "Cancel", `Cancel job ${job.id}`),
+    job.status !== "Cleaned" && button("rerun", job.id, "Run again", `Run again: job ${job.id}`),
     job.status !== "Cleaned" &&
       may("POST /upload") &&
       h("a", { href: link(["submit"], { from: job.id }), "data-key": "change" }, "Change and run"),
-    ENDED.has(job.status) &&
-      keyed(button("delete", job.id, "Delete data", `Delete data of job ${job.id}`)),
+    ENDED.has(job.status) && button("delete", job.id, "Delete data", `Delete data of job ${job.id}`),
     ENDED.has(job.status) &&
       may("GET /v1/jobs/{id}/results") &&
       h(
@@ -263,12 +267,6 @@ function orders(job) {
         "Everything as a zip",
       ),
   );
-}
-
-// An order never turns into another one under a finger that is on its way.
-function keyed(element) {
-  if (element) element.dataset.key = element.dataset.order;
-  return element;
 }
 
 function told(job) {

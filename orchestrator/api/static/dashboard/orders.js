@@ -122,13 +122,14 @@ export function mayOrder(order) {
 }
 
 /** A button for an order on a subject, or null where it may not be given. `label` is what is read aloud where
- * many buttons look the same. */
+ * many buttons look the same. It never turns into that of another order under a finger that is on its way. */
 export function button(order, subject, text, label) {
   return mayOrder(order)
     ? h(
         "button",
         {
           type: "button",
+          "data-key": order,
           "data-order": order,
           "data-subject": subject,
           "aria-label": label,

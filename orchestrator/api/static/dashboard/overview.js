@@ -172,7 +172,13 @@ function number(name, value, href) {
 /** What is wrong, each with the page that says more of it. */
 function troubles(items) {
   if (items.length === 0) return [];
-  const told = items.map((one) => h("li", null, foreign(one.text), ...more(one)));
+  const alike = new Map(); // how many there are of a kind, about the same
+  const told = items.map((one) => {
+    const about = `${one.kind} ${one.service} ${one.node}`;
+    const n = (alike.get(about) ?? 0) + 1;
+    alike.set(about, n);
+    return h("li", { "data-key": `${about} ${n}` }, foreign(one.text), ...more(one));
+  });
   return [h("ul", { class: "troubles", "aria-label": "What is wrong" }, told)];
 }
 

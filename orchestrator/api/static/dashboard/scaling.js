@@ -70,7 +70,7 @@ function service(one) {
     "article",
     { "data-key": one.service },
     h("h2", null, foreign(one.service)),
-    one.trouble && h("p", { class: "trouble" }, foreign(one.trouble)),
+    one.trouble && h("p", { class: "trouble", "data-key": "trouble" }, foreign(one.trouble)),
     facts([
       ["Nodes", `${count(one.nodes)}, between ${count(one.min_nodes)} and ${count(one.max_nodes)}`],
       ["Starting", count(one.booting)],

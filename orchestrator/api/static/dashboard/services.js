@@ -34,10 +34,10 @@ function service(one, users) {
     { "data-key": one.name },
     h("h2", null, foreign(one.name)),
     one.paused !== null &&
-      h("p", { class: "trouble" }, "Paused since ", time(one.paused_since), ": ", foreign(one.paused)),
+      h("p", { class: "trouble", "data-key": "paused" }, "Paused since ", time(one.paused_since), ": ", foreign(one.paused)),
     h(
       "p",
-      { class: "buttons" },
+      { class: "buttons", "data-key": "orders" },
       one.paused === null
         ? button("pause", one.name, "Pause", `Pause service ${one.name}`)
         : button("resume", one.name, "Resume", `Resume service ${one.name}`),
@@ -61,7 +61,7 @@ function service(one, users) {
       STATUSES.filter((status) => one.jobs[status]).map((status) =>
         h(
           "li",
-          null,
+          { "data-key": status },
           h(
             "a",
             { href: link(["jobs"], { service: one.name, status }) },
