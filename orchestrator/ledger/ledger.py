@@ -34,7 +34,7 @@ from actors.domain.changes import (
     Transition,
 )
 from actors.domain.ids import MAX_ID
-from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs, change_job
 from actors.domain.node import JoinedNode, NodeName
 from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.domain.status import Status
@@ -110,12 +110,14 @@ class LedgerBatch(Batch[Job]):
     """`stored` is the number of the newest change as the database has it, `reserved` the number up to which
     they may be given: that is durable before any of them is told, so that a power cut, which takes back soft
     commits, makes none be given twice. `moved` are the jobs whose attempts were moved without a change of the
-    job. `committed_row` gives the row of a job as the last commit left it, where that is remembered."""
+    job. `keep` is told both numbers once they are committed. `committed_row` gives the row of a job as the
+    last commit left it, where that is remembered."""
 
     stored: int = 0
     reserved: int = 0
     moved: set[int] = field(default_factory=set)
     note: Callable[[int], None] = lambda seq: None
+    keep: Callable[[int, int], None] = lambda stored, reserved: None
     committed_row: Callable[[int], Job | None] = lambda job_id: None
     rows: dict[int, Job] = field(default_factory=dict)
     """As this batch has changed them."""
@@ -139,7 +141,7 @@ class LedgerBatch(Batch[Job]):
         self.moved.add(attempt.job_id)
         if row is not None:
             is_current = row.attempt is not None and row.attempt.key == attempt.key
-            self.rows[attempt.job_id] = replace(row, attempt=attempt) if is_current else row
+            self.rows[attempt.job_id] = change_job(row, attempt=attempt) if is_current else row
 
     def store_lines(self) -> None:
         if self.lines:
@@ -154,13 +156,15 @@ class LedgerBatch(Batch[Job]):
         if self.seq > self.reserved:
             if not self.hard:
                 raise NeedsHardCommit
-            meta.store_reserved_seq(self.db, self.seq + CHANGES)
+            self.reserved = self.seq + CHANGES
+            meta.store_reserved_seq(self.db, self.reserved)
         if self.seq != self.stored:
             meta.store_seq(self.db, self.seq)
         elif self.hardens:
             meta.count_sync(self.db)
 
     def committed(self) -> None:
+        self.keep(self.seq, self.reserved)
         # The note may reach the disk before what was committed softly, and must not be ahead of it.
         if self.hard and (self.hardens or self.seq != self.stored):
             self.note(self.seq)
@@ -249,9 +253,16 @@ class SqliteLedger:
             newest.keep(Note(owner, seq))
 
         recent = RecentJobs()
+        numbers: tuple[int, int] | None = None
+
+        def keep(stored: int, reserved: int) -> None:
+            nonlocal numbers
+            numbers = stored, reserved
 
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
-            stored, reserved = meta.read_seqs(db)
+            nonlocal numbers
+            stored, reserved = numbers or meta.read_seqs(db)
+            numbers = None  # if this one is not committed, they are read again
             return LedgerBatch(
                 db,
                 now,
@@ -259,6 +270,7 @@ class SqliteLedger:
                 stored=stored,
                 reserved=reserved,
                 note=note,
+                keep=keep,
                 committed_row=recent.peek,
             )
 

@@ -19,7 +19,7 @@ from actors.domain.changes import (
     SetProgress,
     Transition,
 )
-from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job
+from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job, change_job
 from actors.domain.labels import from_labels
 from actors.domain.status import ENDED, OVER, OWNER, QUOTA, Status, may_move
 
@@ -106,7 +106,7 @@ def move(
     acting = begun or changed or current
     requeued = change.target is Status.QUEUED
     end = job.end or (storable_end(change.end, job, now) if change.end is not None else None)
-    row = replace(
+    row = change_job(
         job,
         status=change.target,
         message=reason,
@@ -151,7 +151,7 @@ def record_end(job: Job | None, change: RecordEnd, *, seq: int, now: float) -> A
         node_id=job.attempt.node_id,
         attempt_n=job.attempt.n,
     )
-    return AppliedChange(replace(job, end=end, message=reason, change_seq=seq, updated_at=now), entry)
+    return AppliedChange(change_job(job, end=end, message=reason, change_seq=seq, updated_at=now), entry)
 
 
 def set_message(job: Job | None, change: SetMessage, *, seq: int, now: float) -> AppliedChange | ChangeResult:
@@ -161,7 +161,7 @@ def set_message(job: Job | None, change: SetMessage, *, seq: int, now: float) ->
     message = storable(change.message)
     if message == job.message:
         return ChangeResult.STALE
-    return AppliedChange(replace(job, message=message, change_seq=seq, updated_at=now))
+    return AppliedChange(change_job(job, message=message, change_seq=seq, updated_at=now))
 
 
 def set_progress(
@@ -174,8 +174,8 @@ def set_progress(
     message = storable(change.message)
     if (change.fraction, message, change.batch) == (job.progress, job.progress_message, job.batch):
         return ChangeResult.STALE
-    said = replace(job, progress=change.fraction, progress_message=message, batch=change.batch)
-    return AppliedChange(replace(said, change_seq=seq, updated_at=now))
+    said = change_job(job, progress=change.fraction, progress_message=message, batch=change.batch)
+    return AppliedChange(change_job(said, change_seq=seq, updated_at=now))
 
 
 def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | ChangeResult:
@@ -194,7 +194,7 @@ def request_terminate(job: Job, *, seq: int, now: float) -> AppliedChange | None
     script, has ended."""
     if job.terminate_requested or job.status in OVER or job.end is not None:
         return None
-    return AppliedChange(replace(job, terminate_requested=True, change_seq=seq, updated_at=now))
+    return AppliedChange(change_job(job, terminate_requested=True, change_seq=seq, updated_at=now))
 
 
 def storable(text: str) -> str:

@@ -29,6 +29,8 @@ from actors.domain.status import ENDED, OVER, Status
 from orchestrator.ledger.tables.attempts import attempt_from_row
 
 _NEWEST: Final = 2**63 - 1
+_NOTHING: Final = "{}"
+"""What is stored of labels, limits and requests where there are none."""
 
 
 def _is_any(statuses: frozenset[Status]) -> str:
@@ -207,15 +209,15 @@ def _end(columns: tuple[Any, ...], failure: str | None) -> End:
 
 
 def _required(labels: str) -> str:
-    return "" if labels == "{}" else from_labels(json.loads(labels))
+    return "" if labels == _NOTHING else from_labels(json.loads(labels))
 
 
 def _limits(stored: str) -> JobLimits:
-    return UNLIMITED if stored == "{}" else limits_from_json(json.loads(stored))
+    return UNLIMITED if stored == _NOTHING else limits_from_json(json.loads(stored))
 
 
 def _request(stored: str) -> BatchRequest:
-    return NOTHING_REQUESTED if stored == "{}" else request_from_json(json.loads(stored))
+    return NOTHING_REQUESTED if stored == _NOTHING else request_from_json(json.loads(stored))
 
 
 def read_job(db: sqlite3.Connection, job_id: int) -> Job | None:
@@ -354,24 +356,32 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, message: str, seq: int, n
             job.idempotency_key,
             job.fingerprint,
             details.name,
-            json.dumps(list(details.tags)),
+            _to_json(list(details.tags)),
             details.callback_url,
-            json.dumps(dict(details.requires)),
+            _to_json(dict(details.requires)),
             details.rerun_of,
-            json.dumps(list(details.input_names)),
-            json.dumps(list(details.ignored)),
-            json.dumps(limits_to_json(job.limits)),
+            _to_json(list(details.input_names)),
+            _to_json(list(details.ignored)),
+            _to_json(limits_to_json(job.limits)),
             job.priority,
-            json.dumps(request_to_json(job.batch_request)),
+            _to_json(request_to_json(job.batch_request)),
             job.request_id,
         ),
     )
     job_id = cursor.lastrowid
     assert job_id is not None
-    db.executemany(
-        "INSERT INTO job_tags (tag, job_id) VALUES (?, ?)", [(tag, job_id) for tag in details.tags]
-    )
+    if details.tags:
+        db.executemany(
+            "INSERT INTO job_tags (tag, job_id) VALUES (?, ?)", [(tag, job_id) for tag in details.tags]
+        )
     return job_id
+
+
+def _to_json(values: list[str] | dict[str, Any]) -> str:
+    """Most jobs have nothing of most kinds."""
+    if values:
+        return json.dumps(values)
+    return "[]" if isinstance(values, list) else _NOTHING
 
 
 _STAND: Final = (
