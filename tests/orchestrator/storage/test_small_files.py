@@ -8,7 +8,10 @@ import zipfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -250,11 +253,14 @@ async def test_a_block_is_reserved_before_its_first_id_is_given() -> None:
     async def reserve(upto: int) -> None:
         told.append(upto)
 
-    ids = IdBlocks(0, reserve)
-    for number in range(1, 1000):
-        async with ids.one():
-            assert told and told[-1] >= number
-            ids.given(number)
+    async def store() -> Any:
+        job_id = next(numbers)
+        assert told and told[-1] >= job_id
+        return SimpleNamespace(id=job_id)
+
+    ids, numbers = IdBlocks(0, reserve), count(1)
+    for _ in range(1000):
+        await ids.give(store)
     assert told == sorted(set(told)) and len(told) < 10
 
 
@@ -262,9 +268,11 @@ async def test_an_id_is_not_given_where_none_can_be_reserved() -> None:
     async def reserve(upto: int) -> None:
         raise StorageError("no room")
 
+    async def store() -> Any:
+        pytest.fail("there is none")
+
     with pytest.raises(StorageError):
-        async with IdBlocks(0, reserve).one():
-            pytest.fail("there is none")
+        await IdBlocks(0, reserve).give(store)
 
 
 async def ids_after(path: Path, data: Path, jobs: int, *, orderly: bool) -> list[int]:
