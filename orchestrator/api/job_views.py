@@ -32,7 +32,7 @@ from orchestrator.api.serializers import render_batch, render_job
 from orchestrator.ledger.tables.batches import BatchView
 from orchestrator.nodes.remote_stream import NodeUnreachable, NotOnNode, RemoteStream, from_bytes
 from orchestrator.scheduling.forecast import Estimate
-from orchestrator.storage.bundle import zip_bundle
+from orchestrator.storage.bundle import Bundle, zip_bundle
 from orchestrator.storage.disk import StorageGone
 from orchestrator.storage.result_archive import read_left_out
 
@@ -190,7 +190,10 @@ async def _skipped_files(api: ApiContext, row: Job) -> Sequence[tuple[str, str]]
     found = api.left_out.get(of_row)
     if found is None:  # a manifest may be large
         result = await api.storage.result(row.storage_key)
-        found = await api.storage.thread(lambda: read_left_out(result), what=f"job {row.id}")
+        if isinstance(result, Bundle):
+            found = read_left_out(result)
+        else:
+            found = await api.storage.thread(lambda: read_left_out(result), what=f"job {row.id}")
         api.left_out.put(of_row, found)
     return found
 

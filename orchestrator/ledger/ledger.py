@@ -123,11 +123,14 @@ class LedgerBatch(Batch[Job]):
     """As this batch has changed them."""
     lines: list[tuple[HistoryEntry, int]] = field(default_factory=list)
     """Of the history, which the item under way stores at its end, with the numbers of their changes."""
+    results: list[tuple[Job, bytes]] = field(default_factory=list)
+    """Jobs with the small results that came with a change of theirs."""
 
     def back_to(self, seq: int, changed: int, undo: int) -> None:
         Batch.back_to(self, seq, changed, undo)  # a class with slots is another one than `super` means
         self.lines.clear()
         self.rows = {job.id: job for job in self.changed if job.id not in self.moved}
+        self.results = [(job, data) for job, data in self.results if job.change_seq <= seq]
 
     def known_row(self, job_id: int) -> Job | None:
         """A job's row as it is now, if it is known without reading it: the ledger has one writer."""
@@ -184,6 +187,7 @@ class SqliteLedger:
         owner: str,
         commits: GroupCommit[LedgerBatch],
         recent: RecentJobs,
+        recent_files: Recent[tuple[str, Part], bytes],
         *,
         path: str,
         newest: Newest,
@@ -201,8 +205,7 @@ class SqliteLedger:
         self._owner = owner
         self._writer = commits
         self._recent = recent
-        self._recent_files: Recent[tuple[str, Part], bytes] = Recent(MOST_FILES, len)
-        """Small files that were just written: the next step of most jobs reads them at once."""
+        self._recent_files = recent_files
         self.on_machine: list[Callable[[MachineRecord], None]] = []
         """Are called with each record of a machine that was put."""
         self.ids: IdBlocks | None = None
@@ -259,6 +262,9 @@ class SqliteLedger:
             nonlocal numbers
             numbers = stored, reserved
 
+        # Small files that were just written: the next step of most jobs reads them at once.
+        recent_files: Recent[tuple[str, Part], bytes] = Recent(MOST_FILES, len)
+
         def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
             nonlocal numbers
             stored, reserved = numbers or meta.read_seqs(db)
@@ -278,6 +284,9 @@ class SqliteLedger:
             if trace is not None:
                 trace("commit")
             recent.committed(batch.changed, {job_id: batch.rows.get(job_id) for job_id in batch.moved})
+            # Who waits for the end asks for what it has left at once.
+            for job, data in batch.results:
+                recent_files.put((job.storage_key, "result"), data)
             if batch.changed:
                 committed(batch.changed)
 
@@ -294,7 +303,16 @@ class SqliteLedger:
             timed=timed,
         )
         connections = (writer, reader)
-        return cls(connections, owner, commits, recent, path=path, newest=newest, begun_after=begun_after)
+        return cls(
+            connections,
+            owner,
+            commits,
+            recent,
+            recent_files,
+            path=path,
+            newest=newest,
+            begun_after=begun_after,
+        )
 
     @property
     def owner(self) -> str:
@@ -362,7 +380,10 @@ class SqliteLedger:
 
     async def _insert(self, job: NewJob, entry: AuditEntry | None, limits: Limits) -> Job:
         stored = await self._write(partial(_insert, job, entry, limits), size=len(job.files or b""))
-        if job.files is not None and stored.storage_key == job.storage_key:
+        if stored.storage_key != job.storage_key:
+            return stored
+        self.queries.note_details(stored.id, job.details)
+        if job.files is not None:
             self._recent_files.put((job.storage_key, "input"), job.files)
         return stored
 
@@ -381,12 +402,10 @@ class SqliteLedger:
         )
         for change, answer in zip(changes, answers, strict=True):
             if isinstance(change, Transition) and answer.outcome is ChangeResult.DONE:
-                self._note_files(change, answer.job)
+                self._forget_files(change, answer.job)
         return answers
 
-    def _note_files(self, change: Transition, job: Job | None) -> None:
-        if job is not None and change.results is not None:
-            self._recent_files.put((job.storage_key, "result"), change.results)
+    def _forget_files(self, change: Transition, job: Job | None) -> None:
         if job is not None and change.target is Status.CLEANED:
             self._recent_files.drop((job.storage_key, "input"))
             self._recent_files.drop((job.storage_key, "result"))
@@ -726,6 +745,7 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
         return ChangeAnswer(ChangeResult.REFUSED, job)
     if isinstance(change, Transition) and change.results is not None:
         small_files.store_files(db, change.job_id, "result", change.results)
+        batch.results.append((step.job, change.results))
     if step.job.status is Status.CLEANED:
         small_files.remove_files(db, change.job_id)
     return ChangeAnswer(ChangeResult.DONE, _store(batch, step, job))

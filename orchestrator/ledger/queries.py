@@ -74,10 +74,14 @@ class Queries:
         if missing:
             read = await run_on_ledger(self._reader, lambda db: jobs.read_details(db, missing))
             for job_id, one in read.items():
-                if are_small(one):
-                    self._details.put(job_id, one)
+                self.note_details(job_id, one)
             found.update(read)
         return found
+
+    def note_details(self, job_id: int, details: JobDetails) -> None:
+        """What a job that was just stored has besides: who has sent it mostly asks for it next."""
+        if are_small(details):
+            self._details.put(job_id, details)
 
     async def callback(self, job_id: int) -> CallbackView | None:
         """None for a job that asked for none, or that is unknown."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from support.data.ledgers import new_job, open_ledger, walk
+from support.data.ledgers import by_owner, new_job, open_ledger, walk
 
-from actors.domain.changes import JobDetails, MoveAttempt, SetMessage
+from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, SetMessage
 from actors.domain.job import AttemptState, Job
 from actors.domain.status import Status
 from orchestrator.ledger.ledger import SqliteLedger
+from orchestrator.ledger.queries import Queries
 from orchestrator.ledger.recent import Recent
 from orchestrator.ledger.recent_jobs import MOST_NAMES, RecentJobs
 
@@ -144,6 +146,11 @@ async def test_a_row_is_as_it_was_committed_though_another_of_its_batch_failed(t
         assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
 
 
+def other_reader(ledger: SqliteLedger) -> Queries:
+    """One that has read nothing yet."""
+    return Queries(vars(ledger)["_reader"])
+
+
 async def test_details_are_read_once_where_they_are_small(tmp_path: Path) -> None:
     async with open_ledger(tmp_path / "db.sqlite") as ledger:
         names = [tuple(f"f{n}" for n in range(count)) for count in (1, MOST_NAMES + 1)]
@@ -153,3 +160,39 @@ async def test_details_are_read_once_where_they_are_small(tmp_path: Path) -> Non
             assert [found[job.id].input_names for job in jobs] == names
         found = await ledger.queries.details([99])
         assert found == {}
+
+
+async def test_details_of_a_job_that_was_just_stored_are_those_that_would_be_read(tmp_path: Path) -> None:
+    given = JobDetails("a name", ("one", "two"), None, {"gpu": "yes"}, 7, ("run.sh",), ("colour",))
+    async with open_ledger(tmp_path / "db.sqlite") as ledger:
+        job = await ledger.insert(new_job(details=given))
+        kept = vars(ledger.queries)["_details"].get(job.id)
+        assert kept is given and kept == (await other_reader(ledger).details([job.id]))[job.id]
+
+
+async def test_small_results_are_here_once_their_end_is_told(tmp_path: Path) -> None:
+    """Who waits for it asks for them at once; what failed has left none."""
+    kept: list[bytes | None] = []
+    told: list[SqliteLedger] = []
+
+    def look(jobs: Sequence[Job]) -> None:
+        files = vars(told[0])["_recent_files"]
+        kept.extend(files.get((job.storage_key, "result")) for job in jobs if job.status is S.COMPLETED)
+
+    def hear(jobs: Sequence[Job]) -> None:
+        if told:
+            look(jobs)
+
+    async with open_ledger(tmp_path / "db.sqlite", committed=hear) as ledger:
+        jobs = [await ledger.insert(new_job()) for _ in range(2)]
+        good, bad = [await walk(ledger, job, S.PROCESSING, S.SUBMITTED) for job in jobs]
+        told.append(ledger)
+        answers = await ledger.record(
+            [
+                by_owner(job.id, source, S.COMPLETED, "", job.attempt and job.attempt.key, results=b"packed")
+                for job, source in ((bad, S.RUNNING), (good, S.SUBMITTED))
+            ]
+        )
+        assert [one.outcome for one in answers] == [ChangeResult.STALE, ChangeResult.DONE]
+        assert kept == [b"packed"]
+        assert vars(ledger)["_recent_files"].get((bad.storage_key, "result")) is None
