@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -34,6 +34,9 @@ DAMAGED: Final = "what the node knew of it is damaged"
 
 FREEZE_TRIES: Final = 20
 """About a minute."""
+
+BRIEF: Final = 0.03
+"""Seconds within which a script may be over before anybody has been told that it runs."""
 
 
 class Cause(StrEnum):
@@ -100,7 +103,8 @@ class RunnerMailbox(Mailbox):
 
 class Runner(Actor):
     """See the module. `slots` None: whatever is sent runs at once. `grace` is the time in seconds between
-    SIGTERM and SIGKILL."""
+    SIGTERM and SIGKILL. That a script runs is recorded after `brief` seconds; of one that is over by then,
+    together with its end, so that it is told in one message and its orchestrator commits once."""
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class Runner(Actor):
         rng: Random,
         slots: int | None = None,
         grace: float = 5.0,
+        brief: float = BRIEF,
         tick: float = 0.5,
     ) -> None:
         super().__init__(mailbox, nursery, tick=tick)
@@ -125,6 +130,7 @@ class Runner(Actor):
         self._rng = rng
         self._slots = slots
         self._own_grace = grace
+        self._brief = brief
         self._seen = 0
         self._read_at = -math.inf
         self._complaint = Complaint(log)
@@ -207,14 +213,22 @@ class Runner(Actor):
         try:
             if payload.cancelled and not adopt:
                 end = End(Status.KILLED, "terminated", ended_at=self._clock.now())
-                await self._record(payload, PayloadMove(payload.key, Status.PREPARED, Status.KILLED, end=end))
+                await self._record(
+                    payload, [PayloadMove(payload.key, Status.PREPARED, Status.KILLED, end=end)]
+                )
                 return
             found = await (self._adopt(payload) if adopt else self._start(payload, watch))
+            unrecorded: list[PayloadMove] = []
             while not isinstance(found, RunResult):
                 if payload.status is Status.PREPARED:
-                    payload = await self._record_start(payload, found)
+                    payload, began = _begin(payload, found)
+                    found = await self._wait_briefly(payload, watch, found)
+                    if isinstance(found, RunResult):
+                        unrecorded.append(began)
+                        break
+                    await self._record(payload, [began])
                 found = await self._until_end(payload, watch, found)
-            await self._record_end(payload, watch, found)
+            await self._record_end(payload, watch, found, unrecorded)
         finally:
             self._watched.pop(payload.key, None)
             if self._prepared or self._closing.is_set():
@@ -255,20 +269,23 @@ class Runner(Actor):
         else:
             log.error("payload %s: %s", payload.key, what, exc_info=error, extra=payload.about)
 
-    async def _record_start(self, payload: Payload, running: Running) -> Payload:
-        pid, started_at = running.pid, running.started_at
-        move = PayloadMove(payload.key, Status.PREPARED, Status.RUNNING, pid=pid, started_at=started_at)
-        await self._record(payload, move)
-        return replace(payload, status=Status.RUNNING, pid=pid, started_at=started_at)
+    async def _wait_briefly(self, payload: Payload, watch: _Watch, running: Running) -> Running | RunResult:
+        """How a script has ended that was over at once; else it runs."""
+        if self._brief and not watch.stop.is_set():
+            with trio.move_on_after(min(self._brief, _time_left(payload, running))) as watch.waiting:
+                try:
+                    return await running.wait()
+                except Exception as error:
+                    self._complain(payload, "watching it went wrong", error)
+        return running
 
     async def _until_end(self, payload: Payload, watch: _Watch, running: Running) -> Running | RunResult:
         """Wait for the end of a run, and stop it when there is a cause. A `Running` when its turn has come,
         and when the watching itself went wrong."""
-        left = max(0.0, payload.max_runtime - running.age()) if payload.max_runtime > 0 else math.inf
         try:
             if not watch.stop.is_set():
                 # Most are never stopped: no task waits for that.
-                with trio.move_on_after(left) as watch.waiting:
+                with trio.move_on_after(_time_left(payload, running)) as watch.waiting:
                     return await running.wait()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop, watch, running)
@@ -291,7 +308,10 @@ class Runner(Actor):
                 await self._closing.wait()
                 nursery.start_soon(running.stop, self._grace())
 
-    async def _record_end(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
+    async def _record_end(
+        self, payload: Payload, watch: _Watch, result: RunResult, before: Sequence[PayloadMove]
+    ) -> None:
+        """`before`: moves that are recorded along, first."""
         cause = watch.cause or _earlier_cause(payload, watch, result)
         if cause is None and result.refused and self._closing.is_set():
             # Who takes the machine away ends what was about to start it, too.
@@ -303,7 +323,7 @@ class Runner(Actor):
             failed = "attempt %d of job %d %s; the node is to blame, not the job"
             log.warning(failed, payload.n, payload.job_id, end.message, extra=payload.about)
         move = PayloadMove(payload.key, payload.status, end.status, end=end, lost=lost)
-        await self._record(payload, await self._close(payload, move, end))
+        await self._record(payload, [*before, await self._close(payload, move, end)])
 
     async def _close(self, payload: Payload, move: PayloadMove, end: End) -> PayloadMove:
         """The move to the end with what there is to be collected. A full disk is waited for; what lasts
@@ -325,23 +345,37 @@ class Runner(Actor):
                 self._complain(payload, "no manifest yet", error)
             await trio.sleep(backoff.next())
 
-    async def _record(self, payload: Payload, move: PayloadMove) -> None:
+    async def _record(self, payload: Payload, moves: Sequence[PayloadMove]) -> None:
         backoff = self._backoff()
         while True:
             try:
-                (done,) = await self._payloads.record([move])
+                recorded = await self._payloads.record(moves)
             except (OSError, RuntimeError) as error:
                 if not isinstance(error, OSError) and not is_passing(error):
                     raise
                 self._complain(payload, "not recorded yet", error)
             else:
-                if not done:
-                    log.error("payload %s was not %s any more", payload.key, move.source, extra=payload.about)
+                for move, done in zip(moves, recorded, strict=True):
+                    if not done:
+                        was_not = "payload %s was not %s any more"
+                        log.error(was_not, payload.key, move.source, extra=payload.about)
                 return
             await trio.sleep(backoff.next())
 
     def _backoff(self) -> Backoff:
         return Backoff(self._rng, first=0.2, most=5.0)
+
+
+def _begin(payload: Payload, running: Running) -> tuple[Payload, PayloadMove]:
+    """The payload as one that runs, and the move that makes it so."""
+    pid, started_at = running.pid, running.started_at
+    move = PayloadMove(payload.key, Status.PREPARED, Status.RUNNING, pid=pid, started_at=started_at)
+    return replace(payload, status=Status.RUNNING, pid=pid, started_at=started_at), move
+
+
+def _time_left(payload: Payload, running: Running) -> float:
+    """Seconds that it may go on."""
+    return max(0.0, payload.max_runtime - running.age()) if payload.max_runtime > 0 else math.inf
 
 
 def _age(payload: Payload) -> int:

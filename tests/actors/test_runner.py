@@ -56,7 +56,7 @@ NOT_TAKEN = RunResult(refused="no such queue", refused_by=Failure.BATCH_SYSTEM)
 
 
 class World:
-    def __init__(self, slots: int | None = None, grace: float = 5.0) -> None:
+    def __init__(self, slots: int | None = None, grace: float = 5.0, brief: float = 0.0) -> None:
         self.table = MemoryPayloads()
         self.runs = FakeRuns()
         self.runner = RunnerMailbox()
@@ -68,6 +68,7 @@ class World:
             rng=random.Random(1),
             slots=slots,
             grace=grace,
+            brief=brief,
         )
         self.table.bell = self.runner.ring
 
@@ -98,6 +99,47 @@ async def test_a_prepared_payload_is_started_and_its_end_recorded(autojump_clock
     end = world.table.end_of(KEY)
     assert end is not None and (end.size, end.exit_code, end.ended_at) == (10, 0, 60.0)
     assert world.runs.frozen == [KEY]
+
+
+async def test_that_a_script_runs_is_recorded_with_the_end_of_one_that_is_over_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    world, other = World(brief=0.03), payload(2).key
+    all_of_it = [(key, status) for key in (KEY, other) for status in (Status.RUNNING, Status.COMPLETED)]
+    async with world.going():
+        world.table.put(payload())
+        await trio.sleep(0.02)
+        assert world.table.moves == [] and world.runs.started == [KEY]
+        world.runs.running[KEY].end(RunResult(exit_code=0, ended_at=60.0))
+        await trio.sleep(0.001)
+        world.table.put(payload(2))
+        await trio.sleep(0.04)
+        assert world.table.moves == all_of_it[:3], "the other one runs"
+        world.runs.running[other].end(RunResult(exit_code=0, ended_at=60.0))
+    assert world.table.moves == all_of_it
+    assert (world.table.rows[KEY].pid, world.table.rows[KEY].started_at) == (101, 50.0)
+
+
+async def test_what_is_cancelled_before_it_was_told_to_run_is_stopped_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(brief=3600.0)
+    async with world.going():
+        world.table.put(payload())
+        await trio.sleep(1.0)
+        world.table.cancel(KEY)
+        await trio.sleep(1.0)
+        assert world.runs.running[KEY].stopped == [5.0]
+    assert world.told() == (Status.KILLED, "terminated")
+
+
+async def test_its_limit_of_time_holds_before_it_was_told_to_run(autojump_clock: MockClock) -> None:
+    world = World(brief=3600.0)
+    async with world.going():
+        world.table.put(payload(max_runtime=10.0))
+        await trio.sleep(10.1)
+        assert world.runs.running[KEY].stopped == [5.0]
+    assert world.told() == (Status.FAILED, "timed out after 10 s")
 
 
 async def test_what_was_read_before_an_end_does_not_bring_the_run_back(autojump_clock: MockClock) -> None:
