@@ -40,6 +40,9 @@ with without("httpx._main"):
     # The library makes streams of connections by it, and gives no way to make one of another.
     from httpcore._backends.trio import TrioStream
 
+# What is read at a time costs as much as copying this.
+httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 1 << 18
+
 JSON_LIMIT: Final = 8 << 20
 """Bytes of an answer that is held in memory as a whole."""
 

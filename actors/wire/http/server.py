@@ -62,6 +62,8 @@ BODY_SILENCE: Final = 60.0
 """Seconds that a request's body may be waited for before it counts as given up."""
 BODY_RATE: Final = 1024
 """Bytes of it that win a second back."""
+BODY_PIECE: Final = 1 << 18
+"""Bytes of it that are taken at a time: each costs about as much as copying them."""
 CLOSING: Final = 0.5
 """Seconds for the end of TLS."""
 HANDSHAKE: Final = 10.0
@@ -483,7 +485,7 @@ class _Connection(TCPServer):
             return bytes(await self.stream.receive_some(MAX_RECV))
         began = trio.current_time()
         self._reading.deadline = began + max(0.0, self._patience)
-        data = bytes(await self.stream.receive_some(MAX_RECV))
+        data = bytes(await self.stream.receive_some(BODY_PIECE))
         self._reading.deadline = math.inf
         waited = trio.current_time() - began
         self._patience = min(BODY_SILENCE, self._patience - waited + len(data) / BODY_RATE)
@@ -528,16 +530,32 @@ class _Connection(TCPServer):
             await self.send_lock.acquire()
         try:
             with trio.CancelScope(shield=True):
-                for start in range(0, len(data), _PIECE):
-                    with trio.fail_after(STUCK):
-                        await self.stream.send_all(data[start : start + _PIECE])
+                if self._secure:
+                    for start in range(0, len(data), _PIECE):
+                        with trio.fail_after(STUCK):
+                            await self.stream.send_all(data[start : start + _PIECE])
+                else:
+                    await self._send_plain(data)
         except trio.TooSlowError:
             self.sock.close()
             await self._protocol.handle(Closed())
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             await self._protocol.handle(Closed())
         finally:
             self.send_lock.release()
+
+    async def _send_plain(self, data: bytes) -> None:
+        """As much at a time as the kernel takes. Raises OSError where the peer has gone."""
+        rest = memoryview(data)
+        while True:
+            # Others have a turn after each, whoever is sent much and takes it.
+            await trio.lowlevel.checkpoint()
+            with suppress(BlockingIOError):
+                rest = rest[os.write(self.sock.fileno(), rest) :]
+            if not rest:
+                return
+            with trio.fail_after(STUCK):
+                await trio.lowlevel.wait_writable(self.sock)
 
     async def _close(self) -> None:
         sock = self.sock

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,9 @@ def by_whom(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(App, "is_plain", request.param == "without it")
 
 
+LARGE = random.Random(1).randbytes(16 << 20)
+
+
 class App(QuartTrio):
     """Routes that show how a server ends. Those of `plain` are answered without the app, if they are."""
 
@@ -48,6 +52,7 @@ class App(QuartTrio):
         self.register_blueprint(page)
         self.add_url_rule("/endless", "endless", self.endless)
         self.add_url_rule("/flood", "flood", self.flood)
+        self.add_url_rule("/large", "large", self.large)
         self.add_url_rule("/count", "count", self.count, methods=["POST"])
         self.before_serving(partial(self.note, "started"))
         self.after_serving(partial(self.note, "stopped"))
@@ -73,6 +78,10 @@ class App(QuartTrio):
 
     async def flood(self) -> Response:
         return self._streamed(bytes(1 << 20), trio.lowlevel.checkpoint)
+
+    async def large(self) -> bytes:
+        self.entered.set()
+        return LARGE
 
     async def count(self) -> str:
         return str(sum([len(chunk) async for chunk in request.body]))
@@ -181,6 +190,19 @@ async def test_a_large_body_streams_through() -> None:
 
     async with serving(App()) as server, client(server) as http:
         assert (await http.post("/count", content=body())).text == str(20 << 20)
+
+
+async def test_an_answer_larger_than_the_kernel_takes_at_once_comes_whole_and_holds_up_nobody() -> None:
+    app = App()
+    async with serving(app) as server, client(server) as http:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
+        async with stream:
+            await stream.send_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await app.entered.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await http.get("/")).status_code == 200
+            came = b"".join([piece async for piece in stream])
+        assert came.partition(b"\r\n\r\n")[2] == LARGE
 
 
 async def test_a_port_in_use_is_one_clear_line() -> None:
