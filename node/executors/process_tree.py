@@ -77,8 +77,8 @@ class Tree:
             asked.update(found)
 
     def end(self) -> None:
-        """SIGKILL until nothing is left."""
-        while True:
+        """SIGKILL until nothing is left. Mostly nothing is: looking for it costs more than asking first."""
+        while self.reap():
             if self._namespaced:
                 _signal(-1, signal.SIGKILL)
             else:

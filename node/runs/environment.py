@@ -16,6 +16,7 @@ from node.script_settings import FOR_EVERY_BASH, RESERVED, SCRIPT_ENV
 from node.settings import VARIABLES, NodeSettings
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SHELL: Final = "/bin/bash"
 _UTF8: Final = re.compile(r".*\.utf-?8(@.*)?", re.IGNORECASE)
 _FOR_THE_NODE: Final = frozenset({*VARIABLES, "DB_PATH"})
 
@@ -37,6 +38,8 @@ def job_environment(environ: Mapping[str, str], settings: NodeSettings, service:
     return {
         **found,
         "PYTHONUNBUFFERED": "1",
+        # Without it each bash would ask who its user is, and read the machine's accounts for that.
+        "SHELL": _SHELL,
         **{name: value for name, value in environ.items() if any(_takes(one, name) for one in names)},
         "PATH": environ.get("PATH", _PATH),
         **settings.job_env,

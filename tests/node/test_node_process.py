@@ -149,7 +149,7 @@ async def test_scripts_see_what_the_file_and_pass_env_say(tmp_path: Path) -> Non
         seen = (await node.client.get(f"/v1/attempts/{KEY}/files/env")).text
     names = {line.partition("=")[0] for line in seen.splitlines()} - {"PWD", "SHLVL", "_", "OLDPWD"}
     assert {name for name in names if not name.startswith("ORCHESTRATOR_")} == {
-        *("PATH", "LANG", "PYTHONUNBUFFERED", "HOME", "TMPDIR"),
+        *("PATH", "LANG", "PYTHONUNBUFFERED", "SHELL", "HOME", "TMPDIR"),
         *("MINE", "OMP_NUM_THREADS"),
     }
     assert "ORCHESTRATOR_JOB_ID" in names

@@ -45,3 +45,19 @@ def test_who_forks_for_ever_is_not_waited_for(asked: list[int], monkeypatch: pyt
     monkeypatch.setattr(procfs, "descendants", lambda _own: [next(pids)])
     Tree(namespaced=False, script=5).ask()
     assert asked[:3] == [5, 6, 7] and len(asked) < 100
+
+
+@pytest.mark.parametrize("namespaced", [True, False])
+def test_where_nothing_is_left_nobody_is_looked_for(
+    namespaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait4(pid: int, options: int) -> None:
+        raise ChildProcessError
+
+    def fail(*_: object) -> None:
+        raise AssertionError("whoever is there is somebody else's")
+
+    monkeypatch.setattr(os, "wait4", wait4)
+    monkeypatch.setattr(os, "kill", fail)
+    monkeypatch.setattr(procfs, "descendants", fail)
+    Tree(namespaced, script=5).end()

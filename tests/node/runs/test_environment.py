@@ -10,7 +10,7 @@ from node.confinement.grants import Grants
 from node.runs.environment import job_environment
 from node.settings import NodeSettings, load_settings
 
-ALWAYS = {"PATH": "/bin", "PYTHONUNBUFFERED": "1"}
+ALWAYS = {"PATH": "/bin", "PYTHONUNBUFFERED": "1", "SHELL": "/bin/bash"}
 SECRET = {
     "AWS_SECRET_ACCESS_KEY": "x",
     "DATABASE_URL": "x",
@@ -93,6 +93,7 @@ def test_what_is_set_for_them_comes_on_top() -> None:
     assert job_environment({}, own, "any") == {
         "PATH": "/opt/bin",
         "PYTHONUNBUFFERED": "",
+        "SHELL": "/bin/bash",
         "N": "4",
         "LANG": "C.UTF-8",
     }
