@@ -22,8 +22,9 @@ from simulation.clock import VirtualClock, sleep, sleep_until
 from simulation.cluster import Watches
 from simulation.dialling import until_asked
 from simulation.plan import KEEPER, SERVICE, Plan
+from simulation.ports import BoundLedger, BoundNodes, hand_over
 from simulation.violation import Dead, Violation
-from simulation.world import COLLECT_WITHIN, BoundLedger, BoundNodes, Epoch, Faulty, World, hand_over
+from simulation.world import COLLECT_WITHIN, Epoch, Faulty, World
 from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.job import Job
