@@ -33,7 +33,7 @@ async def test_it_ends_the_node_and_what_runs_is_ended_by_the_next(tmp_path: Pat
     try:
         with trio.fail_after(promised(60)):
             url = await next_url(process)
-            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as client:
                 node = NodeClient(url, client)
                 before = (await client.get("/v1/info")).json()["machine_boot"]
                 script = f"while sleep 0.02; do echo >> {beats}; done".encode()

@@ -116,9 +116,9 @@ async def test_a_node_begins_on_a_disk_that_takes_no_file_more(tmp_path: Path) -
         await until(lambda: all(path.exists() for path in up.values()), inside / "payloads")
         assert (await node.run(FILL, THIRD))["status"] in ("Completed", "Failed")
         os.kill(first, signal.SIGKILL)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             url = await next_url(node.process)
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
             again = NodeProcess(url, client, node.process)
             up[KEY].rename(up[KEY].with_name("go"))
             assert (await again.end_of(KEY))["message"] == "exit code 3"
@@ -161,7 +161,7 @@ async def test_as_pid_1_every_job_has_its_own_exit_code_and_no_zombie_stays(tmp_
                 if view["end"] is not None:
                     ends[view["key"]] = view["end"]["message"]
         assert set(ends.values()) == {"exit code 3"}
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while _zombies(pid):
                 # Each answer is a turn of the node's own loop, in which it looks for them.
                 await node.client.get("/v1/info")

@@ -100,7 +100,7 @@ async def test_a_node_that_kills_on_stop_leaves_no_process(tmp_path: Path) -> No
         await trio.lowlevel.wait_readable(reading)
         assert os.read(reading, 10) == b"up\n"
     # The end of what it has open is the end of the process.
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await trio.lowlevel.wait_readable(reading)
     assert os.read(reading, 10) == b""
     os.close(reading)
@@ -120,7 +120,7 @@ async def test_a_second_sigterm_does_not_keep_a_node_from_ending_its_jobs(tmp_pa
                 await node.until(KEY, "Running")
                 os.kill(node.process.pid, signal.SIGTERM)
         # Another one comes as the block ends: the script is amid its grace.
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await trio.lowlevel.wait_readable(reading)
     assert os.read(reading, 10) == b""
     os.close(reading)
@@ -156,7 +156,7 @@ async def test_scripts_see_what_the_file_and_pass_env_say(tmp_path: Path) -> Non
 
 
 async def _refused(arguments: Sequence[str], environment: dict[str, str]) -> tuple[int, str]:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         done = await trio.run_process(
             [*NODE, *arguments],
             check=False,
@@ -182,7 +182,7 @@ async def test_a_directory_or_a_port_in_use_is_refused_in_one_line(tmp_path: Pat
 
 
 def test_the_help_names_every_flag() -> None:
-    done = subprocess.run([*NODE, "--help"], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([*NODE, "--help"], capture_output=True, text=True, check=True, timeout=60)
     for flag in (
         "--port",
         "--host",

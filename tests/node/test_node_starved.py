@@ -19,7 +19,7 @@ import trio
 from support.data.directories import until
 from support.peers.node_clients import KEY, OTHER
 from support.processes.node_processes import NodeProcess, node_process
-from support.processes.processes import limited, promised
+from support.processes.processes import PATIENCE, limited, promised
 
 FEW = ("sh", "-c", 'ulimit -n 256; exec "$0" "$@"')
 ROUNDS = 60
@@ -54,7 +54,7 @@ async def test_a_node_stays_as_it_is_under_a_server_that_asks_on_new_connections
 
 def _poll(address: tuple[str, int], ids: list[int]) -> None:
     for number in ids:
-        with socket.create_connection(address, timeout=20) as connection:
+        with socket.create_connection(address, timeout=60) as connection:
             connection.sendall(f"GET /retrieve/{number} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
@@ -186,7 +186,7 @@ async def test_what_finds_no_process_is_started_when_there_is_one(
         await node.end_of(KEY)
     said = capfd.readouterr().err
     assert len(said.splitlines()) < 8 and "Traceback" not in said, said
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while (group / "pids.current").read_text() != "0\n":
             await trio.lowlevel.checkpoint()
 
@@ -212,7 +212,7 @@ async def test_who_eats_all_memory_is_killed_and_the_node_goes_on(tmp_path: Path
         (work / "go").touch()
         end = await node.end_of(THIRD)
         assert (end["status"], end["message"]) == ("Failed", "supervision was killed"), end
-        assert psutil.wait_procs(family, timeout=5)[1] == []
+        assert psutil.wait_procs(family, timeout=PATIENCE)[1] == []
         assert (await node.client.get(f"/v1/attempts/{KEY}")).json()["payload"]["status"] == "Running"
         await node.client.post("/v1/cancel", json={"keys": [KEY]})
         await node.end_of(KEY)

@@ -50,7 +50,7 @@ async def test_a_life_from_startup_to_shutdown(tmp_path: Path) -> None:
     app = LifespanApp(lambda check_files: settings(tmp_path), host.give_up)
     with pytest.raises(RuntimeError, match="lifespan"):
         await app({"type": "http"}, host.receive, host.send)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(app, {"type": "lifespan"}, host.receive, host.send)
             await host.started.wait()

@@ -36,7 +36,7 @@ class Process:
 
     async def stop(self, number: signal.Signals) -> int:
         self.inner.send_signal(number)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             return await self.inner.wait()
 
 
@@ -99,7 +99,7 @@ def child(pid: int, command: str) -> int:
 
 async def gone(*pids: int) -> None:
     """Wait until these processes have ended."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         for pid in pids:
             try:
                 pidfd = os.pidfd_open(pid)
@@ -121,7 +121,7 @@ async def submit(url: str, script: str) -> int:
 
 
 async def job(url: str, number: int, query: str = "wait=30&until=ended") -> dict[str, Any]:
-    async with httpx.AsyncClient(trust_env=False, timeout=40) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         answer = await client.get(f"{url}/v1/jobs/{number}?{query}")
     body: dict[str, Any] = answer.json()
     return body
@@ -316,7 +316,7 @@ async def test_the_app_runs_under_hypercorn_with_its_actors(tmp_path: Path) -> N
                     done = await job(url, await submit(url, "echo hello"))
                 assert done["status"] == "Completed"
                 process.terminate()
-                with trio.fail_after(30):
+                with trio.fail_after(60):
                     assert await process.wait() == 0
             finally:
                 if process.returncode is None:

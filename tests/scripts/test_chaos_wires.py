@@ -46,7 +46,7 @@ async def line(nursery: trio.Nursery) -> AsyncIterator[Line]:
     made = Line(network, f"http://127.0.0.1:{port}")
     nursery.start_soon(network.run)
     network.node_up(1, made.server)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         yield made
 
 

@@ -86,7 +86,7 @@ async def test_told_over_the_death_of_the_orchestrator_with_the_same_id(here: Pl
             assert (told["data"]["id"], told["data"]["exit_code"]) == (job, 3)
             assert told["data"]["ended_at"] == told["timestamp"]
         async with portal(server.url) as user:
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while (await user.job(job))["callback"]["status"] == "pending":
                     await trio.lowlevel.checkpoint()
             shown = await user.job(job)
@@ -119,7 +119,7 @@ async def test_a_batch_is_told_once_whether_its_jobs_end_before_or_after_it_is_o
             for told, batch, left in ((first, early, 0), (second, late, 1)):
                 assert told["type"] == "batch.ended" and batch.json()["left"] == left
                 route = f"/v1/batches/{batch.json()['id']}"
-                with trio.fail_after(30):
+                with trio.fail_after(60):
                     while (shown := await user.json(route))["callback"]["status"] == "pending":
                         await trio.lowlevel.checkpoint()
                 assert told["data"] == {**shown, "callback": None}
@@ -151,7 +151,7 @@ async def test_a_host_that_is_private_is_sent_nothing(here: Place) -> None:
             done = await trio.to_thread.run_sync(lambda: here.refused(*given, environment=asked))
             assert done.status == 0, done
             job = await user.job(int(done.out.split()[0]))
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while not job["callback"]["tries"]:
                     job = await user.job(job["id"])
             number = str(job["id"])

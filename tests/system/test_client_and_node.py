@@ -82,7 +82,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         servers=("127.0.0.1",),
         grants=Grants(read=(Path(sys.prefix), Path(sys.base_prefix))),
     )
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as running:
 
             async def node(*, task_status: trio.TaskStatus[list[str]]) -> None:

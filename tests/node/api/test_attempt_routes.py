@@ -17,6 +17,7 @@ import trio
 from support.memory.fake_executor import end
 from support.peers.stalled_senders import answer_to_beginning
 from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess, node_in_process
+from support.processes.processes import promised
 
 from actors.wire.protocol.frames import FrameReader
 
@@ -306,7 +307,7 @@ async def test_events_begin_with_the_picture_of_the_owner_and_go_on_with_changes
 
 async def test_the_stream_of_events_ends_when_the_node_stops(tmp_path: Path) -> None:
     async with node_in_process(tmp_path) as node:
-        with trio.fail_after(2):
+        with trio.fail_after(promised(2)):
             async with node.client.stream("GET", "/v1/events") as answer:
                 async for _line in answer.aiter_lines():
                     node.shutdown.set()

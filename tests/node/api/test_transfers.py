@@ -76,7 +76,7 @@ async def test_a_job_ends_while_all_transfers_hang(
             try:
                 for n in range(COUNT):
                     nursery.start_soon(ask, node, n)
-                with trio.fail_after(30):
+                with trio.fail_after(60):
                     await disk.full.wait()
                     run.finish()
                     await node.until(KEY, "Completed")

@@ -47,7 +47,7 @@ async def among_orphans(executor: ShepherdExecutor, nursery: trio.Nursery) -> No
     async with trio.open_nursery() as children:
         for _ in range(40):
             children.start_soon(one)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await zombies_are([late.pid])
     print(
         "codes", codes, "late", late.wait(), "children", sorted(children_of_this()) == [executor.spawner_pid]

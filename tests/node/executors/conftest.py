@@ -81,7 +81,7 @@ async def until_ended(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await trio.lowlevel.wait_readable(descriptor)
     finally:
         os.close(descriptor)
@@ -112,7 +112,7 @@ class Signpost:
         self._read = b""
 
     async def line(self) -> str:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while b"\n" not in self._read:
                 await trio.lowlevel.wait_readable(self.descriptor)
                 self._read += os.read(self.descriptor, 4096)

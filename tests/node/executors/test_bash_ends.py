@@ -30,7 +30,7 @@ ENDS = [
 
 
 async def _end(executor: ShepherdExecutor, spec: RunSpec) -> RunEnd:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         run = await executor.start(spec)
         return await run.wait()
 
@@ -53,7 +53,7 @@ async def test_a_script_stopped_from_outside_goes_on_and_ends_as_it_would(execut
     helper = "until grep -q State:.T /proc/$$/status; do :; done; kill -CONT $$"
     spec = payloads.make(f"({helper}) & kill -STOP $$; exit 8")
     run = await executor.start(spec)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await run.wait()).exit_code == 8
 
 
@@ -110,7 +110,7 @@ async def test_orphans_by_the_hundred_change_no_exit_code_and_leave_no_zombie(ex
         left = procfs.children(executor.spawner_pid)
         return [pid for pid in left if procfs.name_of(pid) not in (mark_files.IDLE, "")]
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while busy():  # noqa: ASYNC110
             await trio.sleep(0.01)  # the kernel tells of others' children nothing
     left = procfs.children(executor.spawner_pid)
@@ -132,7 +132,7 @@ async def test_that_a_shepherd_has_died_is_told_late(executor, payloads):
     run = await executor.start(payloads.make("NAP"))
     os.kill(run.pid, 9)
     killed = time.monotonic()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await run.wait()).supervision_killed
     assert time.monotonic() - killed >= 0.4
 
@@ -160,7 +160,7 @@ async def test_an_end_mark_of_another_start_is_no_end_mark(executor, payloads):
     run = await executor.start(second)
     (second.directory / "ended").write_bytes((first.directory / "ended").read_bytes())
     os.kill(run.pid, 9)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         end = await run.wait()
     assert end.supervision_killed
     assert end.exit_code is None

@@ -49,7 +49,7 @@ async def test_a_node_killed_amid_starts_leaves_payloads_that_the_next_one_finds
             told += line.startswith("started")
         agent.kill()
     executor = ShepherdExecutor(payloads.directory, isolation, tier=tier)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await nursery.start(executor.serve)
         found = [await executor.adopt(spec) for spec in specs]
         running = {n: each for n, each in enumerate(found) if not isinstance(each, RunEnd)}
@@ -81,7 +81,7 @@ async def test_a_spawner_that_is_killed_is_started_again_and_ends_no_payload(exe
         started = await executor.start(payloads.make("exit 3"))
         ends.append(await started.wait())
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for number in range(30):
                 nursery.start_soon(one)
@@ -102,7 +102,7 @@ async def test_a_start_that_the_spawner_never_saw_is_handed_to_the_next_one(exec
         started = await executor.start(payloads.make("exit 3"))
         ends.append(await started.wait())
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(one)
@@ -130,7 +130,7 @@ async def test_a_node_that_ends_in_peace_leaves_its_payloads_to_the_next_one(
         await run.wait()
     assert patience.cancelled_caught
     os.write(post.descriptor, b"go\n")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await run.wait()).exit_code == 6
     nursery.cancel_scope.cancel()
 
@@ -145,7 +145,7 @@ async def test_an_adopted_payload_can_be_stopped(payloads, isolation, tier, nurs
         await post.line()
         first.cancel_scope.cancel()
     run = await ShepherdExecutor(payloads.directory, isolation, tier=tier).adopt(spec)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await run.stop(0.05)
         assert (await run.wait()).signal == signal.SIGKILL
     assert payloads.survivors() == []

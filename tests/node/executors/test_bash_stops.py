@@ -46,7 +46,7 @@ async def test_a_fork_chain_does_not_outrun_the_kill(executor, payloads, signpos
     post = signpost(spec)
     run = await executor.start(spec)
     await post.line()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await run.stop(0)
     assert payloads.survivors() == []
 
@@ -58,7 +58,7 @@ async def test_children_have_their_grace_though_bash_is_gone_at_once(executor, p
     post = signpost(spec)
     run = await executor.start(spec)
     await post.line()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await run.stop(3)
         end = await run.wait()
     assert (spec.work / "saved").read_text() == "saved\n"
@@ -75,7 +75,7 @@ async def test_a_script_that_ends_on_request_has_its_own_exit_code(executor, pay
     async def wait() -> None:
         ends.append(await run.wait())
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             nursery.start_soon(run.stop, math.inf)
@@ -91,7 +91,7 @@ async def test_a_shepherd_that_is_stopped_is_made_to_go_on(executor, payloads, s
     run = await executor.start(spec)
     await post.line()
     os.kill(run.pid, signal.SIGSTOP)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await run.stop(0.05)
     assert payloads.survivors() == []
     assert (await run.wait()).signal == signal.SIGKILL
@@ -103,7 +103,7 @@ async def test_the_shepherd_keeps_the_grace_itself_when_others_ask_it(executor, 
     run = await executor.start(spec)
     await post.line()
     os.kill(run.pid, signal.SIGTERM)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await run.wait()).signal == signal.SIGKILL
     assert payloads.survivors() == []
 
@@ -115,7 +115,7 @@ async def test_a_killed_shepherd_takes_all_of_its_payload_along(executor, payloa
     for _ in range(4):
         await post.line()
     os.kill(run.pid, signal.SIGKILL)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         end = await run.wait()
     assert end.supervision_killed
     assert (end.exit_code, end.signal) == (None, None)
@@ -134,7 +134,7 @@ async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is
     mark = mark_files.unpack((spec.directory / "run").read_bytes())
     os.kill(int(mark["guard"]), signal.SIGKILL)
     os.kill(run.pid, signal.SIGKILL)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await run.wait()).supervision_killed
     assert payloads.survivors() == []
 
@@ -142,11 +142,11 @@ async def test_without_a_namespace_traces_lead_to_what_is_left_when_the_guard_is
 async def test_a_script_commands_its_shepherd_only_without_a_namespace(executor, payloads, isolation):
     if isolation == "subreaper":
         spec = payloads.make("kill -USR1 $PPID; NAP")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert (await (await executor.start(spec)).wait()).signal == signal.SIGKILL
         return
     spec = payloads.make("kill -TERM 1; kill -USR1 1; kill -KILL 1; kill -STOP 1; (sleep 0.01); exit 5")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await (await executor.start(spec)).wait()).exit_code == 5
 
 
@@ -157,7 +157,7 @@ async def test_the_next_node_learns_that_an_earlier_one_asked_for_the_end(execut
     await post.line()
     # All that a node does before it is killed: the rest is the shepherd's.
     os.kill(run.pid, signal.SIGTERM)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await run.wait()
     end = await executor.adopt(spec)
     assert isinstance(end, RunEnd)
@@ -179,7 +179,7 @@ async def test_a_script_that_is_killed_before_its_shepherd_is_told_to_end_has_no
         await payloads.ended(pid)
     os.kill(run.pid, signal.SIGTERM)
     os.kill(run.pid, signal.SIGCONT)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await run.wait()).asked
 
 
@@ -189,13 +189,13 @@ async def test_stopped_payload_says_that_it_was_asked(executor, payloads, signpo
     post = signpost(spec)
     run = await executor.start(spec)
     await post.line()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await run.stop(grace)
     assert (await run.wait()).asked
 
 
 async def test_payload_that_kills_itself_was_not_asked(executor, payloads):
     run = await executor.start(payloads.make("kill -TERM $$"))
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         end = await run.wait()
     assert (end.signal, end.asked) == (signal.SIGTERM, False)

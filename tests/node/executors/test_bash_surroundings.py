@@ -22,7 +22,7 @@ print("cwd", os.getcwd())
 
 
 async def _output(executor: ShepherdExecutor, spec: RunSpec) -> str:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         run = await executor.start(spec)
         await run.wait()
     return (spec.directory / "stdout.log").read_text(errors="surrogateescape")

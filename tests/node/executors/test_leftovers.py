@@ -30,7 +30,7 @@ async def test_leftovers_are_killed_and_looked_for_beside_the_event_loop(
     work.mkdir()
     left = await trio.lowlevel.open_process(["sleep", "60"], cwd=work)
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await end_leftovers(tmp_path, session=-1, since=0)
             assert await left.wait() == -9
     finally:
@@ -45,7 +45,7 @@ async def test_what_holds_the_pipe_of_a_log_belongs_to_it_wherever_it_is(tmp_pat
     )
     log.close_writer()
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await end_leftovers(tmp_path, session=-1, since=0, pipes=frozenset())
             assert left.returncode is None
             await end_leftovers(tmp_path, session=-1, since=0, pipes=frozenset({log.pipe}))
@@ -72,7 +72,7 @@ async def test_what_stands_too_deep_to_be_named_belongs_to_it_if_that_is_below_i
             )
         )
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             for process in started:
                 assert process.stdout is not None
                 await process.stdout.receive_some()

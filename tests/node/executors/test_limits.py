@@ -232,10 +232,10 @@ async def test_a_job_is_asked_to_end_as_ever_while_it_is_watched(executor, paylo
     run = await executor.start(spec)
     await post.line()
     begun = time.monotonic()
-    await run.stop(20.0)
+    await run.stop(100.0)
     end = await run.wait()
     assert (end.exit_code, end.asked, end.exceeded) == (7, True, "")
-    assert time.monotonic() - begun < 19
+    assert time.monotonic() - begun < 99, "nobody waited for the grace to pass"
 
 
 LIFT = """

@@ -52,7 +52,7 @@ async def test_a_script_with_limits_and_one_without_are_the_same_to_the_kernel(
         spec = replace(spec, limits=limits, environment={"PATH": "/usr/bin:/bin", "GATE": str(gate)})
         run = await executor.start(spec)
         assert isinstance(run, ShepherdedRun)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             # Open as soon as the script reads: it has told all then.
             writer = await trio.to_thread.run_sync(os.open, gate, os.O_WRONLY)
         try:
@@ -62,7 +62,7 @@ async def test_a_script_with_limits_and_one_without_are_the_same_to_the_kernel(
         finally:
             os.write(writer, b"\n")
             os.close(writer)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             end = await run.wait()
         assert (end.exit_code, (spec.directory / STDERR).read_text()) == (0, "")
         told = (spec.directory / STDOUT).read_text()
@@ -114,7 +114,7 @@ async def test_a_start_waits_where_the_account_has_too_many_descriptors_under_wa
 
     monkeypatch.setattr(Spawner, "_current", find_full)
     monkeypatch.setattr(shepherd_executor, "_PAUSE", 0.0)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         end = await (await executor.start(payloads.make("exit 3"))).wait()
     assert (end.exit_code, len(tried)) == (3, 8)
     nursery.cancel_scope.cancel()

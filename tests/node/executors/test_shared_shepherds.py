@@ -45,7 +45,7 @@ def _agent(*arguments: str) -> subprocess.Popen[str]:
 
 async def _end(executor: ShepherdExecutor, spec: RunSpec) -> RunEnd:
     run = await executor.start(spec)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         return await run.wait()
 
 
@@ -99,14 +99,14 @@ async def test_who_asks_a_payload_to_end_that_has_ended_does_not_end_the_next(ex
     first, then = payloads.make("exit 0"), payloads.make("read line < signpost; exit 3")
     post = signpost(then)
     ended = await executor.start(first)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await ended.wait()
     # As who could not know yet that it had ended; and who sends to the pid that the first one's mark names.
     os.kill(ended.pid, signal.SIGTERM)
     os.kill(ended.pid, signal.SIGUSR1)
     run = await executor.start(then)
     assert run.pid == ended.pid and run.alive() and not ended.alive()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await ended.stop(1)
         await ended.stop(0)
         os.write(post.descriptor, b"go\n")
@@ -120,7 +120,7 @@ async def test_a_killed_idle_shepherd_is_replaced(executor, payloads):
     os.kill(run.pid, signal.SIGKILL)
     then = await executor.start(payloads.make("exit 3"))
     assert then.pid != run.pid
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await then.wait()).exit_code == 3
 
 
@@ -140,7 +140,7 @@ async def test_the_next_node_tells_the_payloads_of_one_shepherd_apart(
         agent.kill()
     assert _shepherd(first) == _shepherd(then)
     executor = ShepherdExecutor(payloads.directory, isolation, tier=tier)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await nursery.start(executor.serve)
         end = await executor.adopt(first)
         assert isinstance(end, RunEnd) and (end.exit_code, end.asked) == (4, False)
@@ -161,7 +161,7 @@ async def test_a_payload_whose_mark_is_lost_is_found_at_a_shepherd_that_had_othe
     post = signpost(spec)
     begun = await executor.start(spec)
     (spec.directory / mark_files.RUN).write_bytes(b"")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         run = await executor.adopt(spec)
         assert not isinstance(run, RunEnd) and run.pid == begun.pid
         assert abs(run.started_at - begun.started_at) < 1

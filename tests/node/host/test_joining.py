@@ -67,7 +67,7 @@ async def orchestrator() -> AsyncIterator[Orchestrator]:
 async def joining(url: str, again: float = 0.01) -> AsyncIterator[Joining]:
     invitation = Invitation(url, ID, "http://10.0.0.7:9000", ("a", "b"), 2, {"gpu": ""}, None)
     node = Joining(invitation, random.Random(1), again=again)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.run)
             yield node

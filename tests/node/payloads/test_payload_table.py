@@ -461,7 +461,7 @@ async def test_who_waits_for_an_end_hears_of_it(tmp_path: Path) -> None:
         async def wait() -> None:
             found.append(await table.wait_ended(KEY))
 
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait)
                 await trio.testing.wait_all_tasks_blocked()

@@ -104,7 +104,7 @@ async def test_an_order_to_terminate_is_told_once_however_often_it_is_given(serv
     await walk(server.ledger, job, Status.PROCESSING, Status.SUBMITTED)
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(lambda: server.client.post(f"/terminate/{job.id}", headers=root, timeout=30))
+            nursery.start_soon(lambda: server.client.post(f"/terminate/{job.id}", headers=root, timeout=60))
     assert [one["action"] for one in await lines(server)] == ["terminate", "submit"]
 
 
@@ -183,7 +183,7 @@ async def test_refusals_are_counted_by_kind_and_sampled(server: Server) -> None:
     for _ in range(5):
         await server.client.post("/upload", headers={"Authorization": "Bearer jobo_wrong"})
         await server.client.get("/v1/audit", headers=reader)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not (found := await lines(server)):  # noqa: ASYNC110  # nothing tells of a line
             await trio.sleep(0.01)
     assert found[-1]["action"] == "refused" and found[-1]["address"] == "127.0.0.1"

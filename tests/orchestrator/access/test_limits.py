@@ -92,7 +92,7 @@ async def answer_to_the_beginning(server: Server, headers: dict[str, str], body:
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
     got = b""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with stream:
             await stream.send_all(f"POST /upload HTTP/1.1\r\n{head}\r\n".encode() + body)
             while b"setting " not in got and (piece := await stream.receive_some()):
@@ -122,7 +122,7 @@ async def test_the_client_says_at_once_what_will_take_long(tmp_path: Path) -> No
     limits = Limits(queued_per_user=1)
     async with api_server(tmp_path, limits=limits) as server, AsyncClient(server.url, token="") as client:
         await client.submit({"run.sh": b"true"}, user=1, service="example")
-        with trio.fail_after(20), pytest.raises(Refused, match="setting max_queued_per_user"):
+        with trio.fail_after(60), pytest.raises(Refused, match="setting max_queued_per_user"):
             await client.submit({"run.sh": b"true"}, user=1, service="example")
 
 
@@ -182,7 +182,7 @@ async def test_no_more_uploads_at_once_than_may_be(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upload)
             await came.wait()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while (answer := await server.post('name="file"; filename="run.sh"|x')).status_code == 201:
                     pass  # the other one is still on its way
             refused(answer, "max_uploads")

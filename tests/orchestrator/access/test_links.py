@@ -101,7 +101,7 @@ async def test_a_link_gives_all_results(server: Server) -> None:
     job = await a_job(server, root)
     url = await make(server, root, job)
     assert code(await server.client.get(url)) == (409, "not_ended")
-    await server.client.post(f"/terminate/{job.id}", headers=root, timeout=30)
+    await server.client.post(f"/terminate/{job.id}", headers=root, timeout=60)
     row = await server.ledger.get(job.id)
     assert row is not None
     await server.ledger.record([by_owner(job.id, row.status, Status.KILLED, "")])

@@ -39,7 +39,7 @@ async def test_a_wait_ends_by_a_refusal(server: Server) -> None:
     async def wait() -> None:
         answers.append(await server.client.get(f"/v1/jobs/{number}?wait=50&until=ended", headers=mine))
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             while not server.waiters.waiting:  # noqa: ASYNC110  # nothing tells of one who waits
@@ -53,7 +53,7 @@ async def test_a_download_by_a_link_breaks_off(server: Server) -> None:
     number = await a_job(server, mine, bytes(40 << 20))
     made = await server.client.post(f"/v1/jobs/{number}/links", json={"file": "run.sh"}, headers=mine)
     url, got = made.json()["url"], 0
-    with trio.fail_after(20), pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+    with trio.fail_after(60), pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
         async with server.client.stream("GET", url) as answer:
             assert answer.status_code == 200
             async for piece in answer.aiter_raw():

@@ -56,7 +56,7 @@ async def leave(answer: Any, method: str = "GET") -> list[str]:
         "extensions": {},
         "state": {},
     }
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await app(scope, receive, send)
     return sent
 

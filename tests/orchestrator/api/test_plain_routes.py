@@ -42,7 +42,7 @@ class Both:
 
     def exchange(self, port: int, pieces: Sequence[bytes]) -> bytes:
         """What comes back for these bytes until the server closes, but for the date."""
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             got = b""
             try:

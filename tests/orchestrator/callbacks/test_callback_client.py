@@ -174,7 +174,7 @@ async def test_an_endless_answer_is_left_once_its_status_is_known() -> None:
             left.set()
             raise Hangup from None
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with serving(Peer(answer)) as peer, client() as ours:
             assert (await ours.post(callback(f"{peer.url}/"))).result is PostResult.DELIVERED
             await left.wait()
@@ -194,7 +194,7 @@ async def test_an_answer_that_dribbles_or_never_comes_ends_in_time() -> None:
         raise Hangup
 
     for answer in (dribble, silent, garbage):
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with serving(Peer(answer)) as peer, client(limits=Limits(0.3, 0.3)) as ours:
                 assert (await ours.post(callback(f"{peer.url}/"))).result is PostResult.FAILED
 
@@ -206,7 +206,7 @@ async def test_what_comes_after_the_head_changes_nothing(monkeypatch: pytest.Mon
         await stream.send_all(head(200, "text/plain", 10))
         await trio.sleep_forever()
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with serving(Peer(endless)) as peer, client(limits=Limits(1.0, 1.0)) as ours:
             assert await ours.post(callback(f"{peer.url}/")) == PostAnswer(PostResult.DELIVERED)
 
@@ -284,7 +284,7 @@ async def test_slow_look_ups_take_no_thread_from_anybody_else(monkeypatch: pytes
                 nursery.start_soon(names.look_up, f"host{number}.test", 443)
             await trio.testing.wait_all_tasks_blocked()
             assert threads.borrowed_tokens == 0
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 assert await trio.to_thread.run_sync(lambda: 7) == 7
             # Nor does one that is given up wait for its thread.
             nursery.cancel_scope.cancel()

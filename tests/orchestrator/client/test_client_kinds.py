@@ -196,7 +196,7 @@ async def test_a_round_trip(kind: str, shared: Started, tmp_path: Path) -> None:
                 assert b"".join([piece async for piece in pieces]) == b"hello\n"
         with pytest.raises(BadInput, match="number of lines"):
             client.logs(job.id, offset=1, tail=1)
-        ended = await client.wait(job.id, timeout=30)
+        ended = await client.wait(job.id, timeout=60)
         assert (ended.exit_code, ended.over, ended.succeeded, ended.user) == (3, True, False, 41)
         assert (
             ended.ended_at is not None and ended.created_at is not None and ended.ended_at > ended.created_at
@@ -281,7 +281,7 @@ async def test_waiting_for_too_long_says_how_the_job_stands_and_a_cancelled_job_
             await client.wait(job.id, timeout=0.05)
         assert late.value.job.id == job.id and not late.value.job.over
         assert (await client.cancel(job.id)).status in ("Killed", "Locked")
-        assert (await client.wait(job.id, timeout=30)).status == "Killed"
+        assert (await client.wait(job.id, timeout=60)).status == "Killed"
 
 
 async def test_lists_are_read_page_by_page(shared: Started, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,7 +278,7 @@ async def test_a_list_goes_on_when_the_orchestrator_is_away_for_a_while(
 
     async with serving(Peer(answer)) as peer:
         connection = connecting.Connection(peer.url, None, None, None)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch._watch, connection, {}, True)
                 await back.wait()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.processes.gates import gate
-from support.processes.processes import COMMAND, Place, Started
+from support.processes.processes import COMMAND, PATIENCE, Place, Started
 
 from orchestrator.client import Client, Job
 from orchestrator.commands.console.job_row import row
@@ -36,7 +36,7 @@ class Screen:
 
     def until(self, text: str) -> None:
         """Wait until this has been written, by and by."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while text not in _STEERING.sub("", self.raw):
             assert select.select([self._master], [], [], end - time.monotonic())[0], self.raw
             self.raw += os.read(self._master, 65536).decode()

@@ -52,7 +52,7 @@ async def test_room_goes_back_in_steps_while_somebody_reads_and_others_write(
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             (seen,) = reader.execute("SELECT sum(length(data)) FROM small_inputs").fetchone()
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(ledger.watch_room)
                     while await spare(ledger):

@@ -72,7 +72,7 @@ async def test_a_log_that_cannot_be_synced_to_be_cut_ends_the_process(
         monkeypatch.setattr(wal, "USUAL", 0)
         monkeypatch.setattr(wal, "LOOK_EVERY", 0.01)
         await ledger.insert(new_job())
-        with trio.fail_after(30), pytest.raises(Ended):
+        with trio.fail_after(60), pytest.raises(Ended):
             await ledger.watch_log()
 
 
@@ -94,7 +94,7 @@ async def test_a_reader_that_holds_a_transaction_is_told_once_and_the_log_is_cut
             said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
             assert len(said) == 1 and "held a transaction open" in said[0] and str(path) in said[0]
             # Nobody waits for the one who reads.
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 await ledger.insert(new_job())
         await watch.look()
         assert size(path) <= 256 << 10

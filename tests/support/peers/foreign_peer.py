@@ -97,7 +97,7 @@ async def watching(client: NodeClient, node: Foreign, *attempts: Attempt) -> Asy
             send_told.send_nowait(event)
 
     client.follow(ref(node).node_id, attempts)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.watch, NodeAddress(node.url), tell)
             yield told.receive

@@ -18,7 +18,7 @@ async def answer_to_beginning(url: str, path: str, content_type: str, beginning:
                 piece = beginning[at : at + (1 << 16)]
                 await stream.send_all(b"%x\r\n%b\r\n" % (len(piece), piece))
         said = b""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not _is_whole(said):
                 piece = await stream.receive_some()
                 assert piece, f"closed after {said!r}"

@@ -337,7 +337,7 @@ async def api_server(
 
             (url,) = await nursery.start(listen)
             # Nothing is encrypted here: what authorities there are need not be read each time.
-            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=30) as client:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as client:
                 yield Server(
                     url,
                     client,

@@ -63,7 +63,7 @@ async def node_process(
         with trio.fail_after(promised(60)):
             url = await next_url(process)
             # Nothing is encrypted here: what authorities there are need not be read each time.
-            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as client:
                 yield NodeProcess(url, client, process)
             os.kill(inner(process.pid) if within else process.pid, how)
             with trio.fail_after(promised()):

@@ -36,7 +36,7 @@ class NodeInProcess(NodeClient):
 async def node_in_process(data: Path, **settings: Any) -> AsyncIterator[NodeInProcess]:
     executor, shutdown = PretendExecutor(), trio.Event()
     made = NodeSettings(port=0, data=data, **{"servers": ("127.0.0.1",), **settings})
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 
             async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:
@@ -44,6 +44,6 @@ async def node_in_process(data: Path, **settings: Any) -> AsyncIterator[NodeInPr
 
             (url,) = await nursery.start(serve)
             # Nothing is encrypted here: what authorities there are need not be read each time.
-            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=30) as client:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as client:
                 yield NodeInProcess(url, client, executor, data, shutdown)
             shutdown.set()

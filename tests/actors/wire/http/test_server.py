@@ -130,7 +130,7 @@ class Server:
 async def serving(
     app: Any, graceful_timeout: float = 3.0, keep_alive_timeout: float = 75.0
 ) -> AsyncIterator[Server]:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             server = Server(app, nursery, trio.Event())
             [server.url] = await nursery.start(
@@ -215,7 +215,7 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("a..b", 0), ("127.0.0.1", 70000)])
 async def test_an_address_that_is_none_of_ours_is_one_clear_line(host: str, port: int) -> None:
-    with trio.fail_after(30), pytest.raises(CannotListen) as caught:
+    with trio.fail_after(60), pytest.raises(CannotListen) as caught:
         await serve(App(), host=host, port=port, shutdown=trio.Event())
     assert f"cannot listen on {host}:{port}" in caught.value.detail
 
@@ -229,7 +229,7 @@ async def test_an_idle_connection_does_not_hold_the_end() -> None:
 
 async def test_an_idle_connection_is_closed_when_its_time_is_over() -> None:
     shutdown = trio.Event()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             app = App()
             start = partial(
@@ -347,7 +347,7 @@ async def test_a_failing_startup_ends_the_server_with_its_reason() -> None:
         raise RuntimeError("no database")
 
     app.before_serving(fail)
-    with trio.fail_after(30), pytest.raises(BaseExceptionGroup) as caught:
+    with trio.fail_after(60), pytest.raises(BaseExceptionGroup) as caught:
         await serve(app, host="127.0.0.1", port=0, shutdown=trio.Event())
     assert "no database" in str(caught.value.exceptions)
 

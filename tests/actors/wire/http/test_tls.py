@@ -81,7 +81,7 @@ async def served(tls: OwnCertificate) -> AsyncIterator[str]:
 
 
 def trusting(pem: Path) -> httpx.AsyncClient:
-    return httpx.AsyncClient(verify=authorities_of(pem), trust_env=False, timeout=20)
+    return httpx.AsyncClient(verify=authorities_of(pem), trust_env=False, timeout=60)
 
 
 async def test_it_speaks_tls_alone_and_answers_as_ever(

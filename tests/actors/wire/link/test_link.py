@@ -43,7 +43,7 @@ class End:
 async def joined() -> AsyncIterator[tuple[End, End]]:
     near, far = trio.testing.memory_stream_pair()
     ours, theirs = End(Role.ORCHESTRATOR, near), End(Role.NODE, far)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ours.run)
             nursery.start_soon(theirs.run)
@@ -83,7 +83,7 @@ async def test_what_waits_behind_a_peer_that_does_not_read_was_not_sent(
         except (InDoubt, NotSent) as error:
             raised.append(error)
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ours.run)
             await far.receive_some()  # the hello
@@ -141,7 +141,7 @@ async def test_pings_are_answered_and_a_flood_of_bytes_that_are_no_websocket_end
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run, lambda _: None)
         await near.send_all(client.send(Ping(payload=b"?")))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while True:
                 client.receive_data(bytes(await near.receive_some()))
                 if any(isinstance(event, Pong) for event in client.events()):

@@ -14,6 +14,7 @@ import pytest
 import trio
 from support.data.ledgers import by_owner, new_attempt, walk
 from support.processes.api_server import Server, api_server, status_body
+from support.processes.processes import promised
 
 from actors.domain.changes import RecordEnd
 from actors.domain.job import End, Job
@@ -209,7 +210,7 @@ async def test_odd_things_among_the_inputs_cost_no_file_and_nothing_is_followed(
     for name, target in (("leak", "/etc/passwd"), ("dangling", "nowhere"), ("loop", "loop")):
         os.symlink(target, top / name)
     await trio.Path(os.fsdecode(os.fsencode(top) + b"/r\xe9sultat")).write_bytes(b"odd")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         answer = await server.client.get(f"/download_partial/{job.id}")
     found = unzipped(answer.content)
     assert found["ok.txt"] == b"ok"
@@ -319,7 +320,7 @@ async def test_terminate_of_a_job_whose_results_are_still_fetched_conflicts_with
         [RecordEnd(job.id, job.attempt.key, End(S.FAILED, "exit code 3", exit_code=3))]
     )
     for _ in range(2):
-        with trio.fail_after(4):  # it waits for nothing: nothing of it can be killed
+        with trio.fail_after(promised(4)):  # it waits for nothing: nothing of it can be killed
             answer = await server.client.post(f"/terminate/{job.id}")
         body = status_body(answer)
         assert (answer.status_code, body["status"]) == (409, "Failed")

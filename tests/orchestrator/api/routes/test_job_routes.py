@@ -140,7 +140,7 @@ async def test_waiting_answers_with_the_change(server: Server) -> None:
     async def wait(query: str) -> None:
         answers.append(await server.client.get(f"/v1/jobs/{job.id}?{query}"))
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait, f"wait=60&after={job.change_seq}")
             nursery.start_soon(wait, "wait=60&until=ended")
@@ -153,7 +153,7 @@ async def test_waiting_answers_with_the_change(server: Server) -> None:
 
 async def test_waiting_for_what_is_there_already_answers_at_once(server: Server) -> None:
     job = await ended(server)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         for query in (
             "wait=60&until=ended",
             "wait=60&after=0",
@@ -175,7 +175,7 @@ async def test_who_wants_to_wait_for_long_is_answered_before_a_proxy_gives_up(
     assert SILENCE <= 50  # proxies give up after 60 by their defaults, and an answer needs some time too
     monkeypatch.setattr("orchestrator.api.routes.jobs.SILENCE", 0.05)
     job = await server.upload(**{"run.sh": b"true"})
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         answer = await server.client.get(f"/v1/jobs/{job.id}?wait=3600&until=ended")
     assert (answer.status_code, answer.json()["status"]) == (200, "Queued")
 
@@ -191,7 +191,7 @@ async def test_who_waits_is_let_go_when_the_server_stops(
         return watch(job_id)
 
     monkeypatch.setattr(server.waiters, "watch", watched)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:

@@ -192,7 +192,7 @@ async def raw(server: Server, job: Job, got: list[httpx.Response], query: str = 
 async def test_a_log_is_followed_from_the_queue_to_the_end(server: Server, node: LiveNode) -> None:
     job = await server.upload(a=b"")
     got: list[httpx.Response] = []
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(raw, server, job, got)
             job = await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
@@ -212,7 +212,7 @@ async def test_another_attempt_begins_the_log_anew(server: Server, node: LiveNod
     first = key_of(job)
     node.print(first, b"lost\n")
     found: list[dict[str, Any]] = []
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with events(server.url, f"/v1/jobs/{job.id}/logs?format=events") as stream:
             event = await stream.next()
             assert event is not None and event.data["text"] == "lost\n"
@@ -234,7 +234,7 @@ async def test_events_of_a_log_hold_whole_characters_and_are_resumable(
     job = await running(server)
     key = key_of(job)
     text, last = "", None
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         path = f"/v1/jobs/{job.id}/logs"
         async with events(server.url, f"{path}?format=events") as stream:
             node.print(key, LOG[:15])
@@ -260,7 +260,7 @@ async def test_the_text_of_a_stream_does_not_depend_on_how_it_is_cut(server: Ser
     text = "".join(decoder.decode(LOG[n : n + 1]) for n in range(len(LOG))) + decoder.decode(b"", True)
     assert text == TEXT
     job = await ended(server)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with events(server.url, f"/v1/jobs/{job.id}/logs?format=events") as stream:
             found = await stream.rest()
     assert "".join(event.data["text"] for event in found[:-1]) == TEXT
@@ -269,7 +269,7 @@ async def test_the_text_of_a_stream_does_not_depend_on_how_it_is_cut(server: Ser
 async def test_followers_are_let_go_when_the_server_stops(server: Server, node: LiveNode) -> None:
     job = await running(server)
     got: list[httpx.Response] = []
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(raw, server, job, got)
             node.print(key_of(job), b"x")
@@ -305,7 +305,7 @@ async def test_the_last_lines_of_a_log_in_every_form(server: Server) -> None:
     assert (head.content, told(head)) == (b"", (14, 18))
     body = (await server.client.get(f"{url}?tail=2&format=json")).json()
     assert (body["text"], body["offset"], body["closed"]) == ("three\nfour", 8, True)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with events(server.url, f"{url}?tail=2&format=events") as stream:
             first = await stream.next()
         # Who comes back goes on where it was.
@@ -327,7 +327,7 @@ async def test_the_last_lines_are_followed_into_the_next_attempt(server: Server,
     node.print(key_of(job), b"one\ntwo\nthree\n")
     assert (await server.client.get(f"/v1/jobs/{job.id}/logs?tail=2")).content == b"two\nthree\n"
     got: list[httpx.Response] = []
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             asked = len(node.opened)
             nursery.start_soon(raw, server, job, got, "follow=1&tail=1")

@@ -33,7 +33,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 async def browser(server: Server, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
     """One that keeps cookies, and comes through a proxy."""
     async with httpx.AsyncClient(
-        base_url=server.url, headers=FROM_A_PROXY | headers, trust_env=False, verify=False, timeout=30
+        base_url=server.url, headers=FROM_A_PROXY | headers, trust_env=False, verify=False, timeout=60
     ) as client:
         yield client
 

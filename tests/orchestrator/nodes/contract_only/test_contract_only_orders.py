@@ -17,6 +17,7 @@ import trio
 from support.data.node_jobs import new_dispatch, new_storage, result_file, zipped
 from support.peers.foreign_peer import ID, Foreign, payload, ref, watching, zip_of
 from support.peers.peer import head, serving
+from support.processes.processes import promised
 
 from actors.domain.job import AttemptState
 from actors.domain.node import PayloadView
@@ -223,7 +224,7 @@ async def test_a_node_that_packs_for_long_does_not_keep_who_looks_waiting(
 
     node.partial = [pack]
     monkeypatch.setattr("orchestrator.nodes.contract_only.client.SILENCE", 0.05)
-    with trio.fail_after(30), pytest.raises(NodeUnreachable, match="once the job has ended"):
+    with trio.fail_after(60), pytest.raises(NodeUnreachable, match="once the job has ended"):
         async with client.open_results(ref(node), job.attempt):
             pass
     assert spooled(tmp_path) == []
@@ -275,7 +276,7 @@ async def test_an_order_to_kill_reads_no_further_than_to_the_marker(
         await trio.sleep_forever()
 
     node.partial = [begun]
-    with trio.fail_after(2):
+    with trio.fail_after(promised(2)):
         (look,) = await client.cancel(ref(node), [job.attempt])
     assert look.result is LookupResult.FOUND
     assert node.asked("kill") == 1
@@ -290,7 +291,7 @@ async def test_an_order_to_kill_does_not_wait_long_for_a_proof(
 
     monkeypatch.setattr("orchestrator.nodes.contract_only.probe.PROOF", 0.05)
     node.partial = [silent]
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         for _ in range(2):
             (look,) = await client.cancel(ref(node), [job.attempt])
             assert look.result is LookupResult.FOUND

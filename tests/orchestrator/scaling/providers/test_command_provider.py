@@ -144,7 +144,7 @@ async def test_a_call_that_is_cancelled_leaves_no_process(tmp_path: Path) -> Non
 
 
 async def test_what_a_command_starts_and_leaves_lives_on() -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         machine = await provider(create="sleep 1000 & echo $!").create(TOKEN, "example")
     pid = int(machine.machine_id)
     os.kill(pid, signal.SIGTERM)
