@@ -130,6 +130,28 @@ def test_a_fact_stays_itself_when_others_come_before_it(
     page.evaluate("window.shown.close()")
 
 
+def test_files_that_were_asked_for_stay_when_the_job_goes_on(
+    dashboard: Callable[..., Page], client: Client
+) -> None:
+    number = client.submit({"run.sh": b"touch $(seq 250)"}, service="example", user=3).id
+    client.wait(number)
+    page = dashboard("/nothing")
+    asked = f"**/v1/jobs/{number}"
+    answer_with(page, asked, lambda job: {**job, "status": "Running", "version": 1})
+    page.evaluate(BEGIN, ["job.js", "jobPage", [str(number)]])
+    files = page.get_by_role("region", name="Results").locator("tbody tr")
+    page.get_by_role("button", name="Show 200 more").click()
+    # Beside those that the script made are what it printed and its errors.
+    last = files.nth(251)
+    last.evaluate("one => { window.aimed = one; }")
+    answer_with(page, asked, lambda job: job)
+    page.evaluate("window.shown.refresh()")
+    expect(page.locator(".standing .badge")).to_contain_text("Completed")
+    expect(files).to_have_count(252)
+    assert last.evaluate("one => one === window.aimed")
+    page.evaluate("window.shown.close()")
+
+
 def test_an_order_never_becomes_another(dashboard: Callable[..., Page]) -> None:
     page = dashboard("/nothing")
     nodes = "**/v1/nodes"

@@ -119,11 +119,18 @@ export class Files {
     else this.viewer.open(file, this.from?.dataset.file === path ? this.from : null);
   }
 
+  /** Read on from a place; without one as many anew as there are, for who looks at one keeps it. */
   async read(cursor) {
+    const wanted = cursor ? 0 : this.items.length;
+    let items = cursor ? this.items : [];
     try {
-      const page = await get(`v1/jobs/${this.id}/files`, { limit: SHOWN, cursor });
-      this.items = cursor ? [...this.items, ...page.items] : page.items;
-      this.next = page.next;
+      do {
+        const page = await get(`v1/jobs/${this.id}/files`, { limit: SHOWN, cursor });
+        items = [...items, ...page.items];
+        cursor = page.next;
+      } while (cursor && items.length < wanted);
+      this.items = items;
+      this.next = cursor;
       this.came = this.items.filter((one) => one.origin === "input" || one.origin === "changed");
       // Among many results they may not have come yet.
       if (this.next) this.came = (await get(`v1/jobs/${this.id}/files`, { inputs: 1, limit: BRIEF + 1 })).items;
