@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -160,7 +161,9 @@ async def test_a_host_that_is_private_is_sent_nothing(here: Place) -> None:
             )
         assert "private address" in job["callback"]["last_error"]
         (line,) = (line for line in shown.splitlines() if line.startswith("callback"))
-        assert f"{url} pending after 1 try: localhost is at a private address" in line
+        # It may have been tried again meanwhile.
+        told = rf"{re.escape(url)} pending after (1 try|\d+ tries): localhost is at a private address"
+        assert re.search(told, line), line
         assert received.peer.connections == 0
 
 

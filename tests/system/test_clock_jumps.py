@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support.peers.portals import portal
 from support.processes.gates import gate
-from support.processes.processes import Place, promised
+from support.processes.processes import Place, promised, soon_lost
 
 CLOCK = Path(__file__).parents[1] / "support" / "clocks" / "jumping_clock"
 HOUR = 3600.0
@@ -39,7 +39,9 @@ async def test_no_jump_loses_a_node_ends_a_job_or_cleans_anything(here: Place) -
     arguments = ["node", "--port", "0", "--data", str(here.directory / "node"), "--on-stop", "kill"]
     node = here.start(*arguments, name="node", environment=clock.environment)
     # The Cleaner looks at what is older than this, and deletes none of it on the word of this clock alone.
-    server = here.server(nodes=[node.url], config="node_lost_after = 3", MAX_AGE="1800", **clock.environment)
+    server = here.server(
+        nodes=[node.url], config=f"node_lost_after = {soon_lost(3)}", MAX_AGE="1800", **clock.environment
+    )
     with gate(here.directory / "gate") as shut:
         async with portal(server.url) as user:
             done = await user.run("echo kept > kept")

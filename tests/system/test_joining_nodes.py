@@ -8,10 +8,13 @@ from typing import Any
 
 import trio
 from support.peers.portals import Portal, portal
-from support.processes.processes import Place, Started, promised
+from support.processes.processes import Place, Started, promised, soon_lost
 
 CONFIG = "[services.example]\nruns_per_user = 8\n"
-SOON_LOST = f"node_lost_after = 2\n{CONFIG}"
+
+
+def losing(seconds: float) -> str:
+    return f"node_lost_after = {seconds}\n{CONFIG}"
 
 
 def joining(here: Place, name: str, server: Started, *flags: str) -> Started:
@@ -47,7 +50,8 @@ def open_gate(here: Place, path: Path) -> None:
 
 async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Place) -> None:
     static = here.node("static", "--slots", "1")
-    server = here.server(nodes=[static.url], config=SOON_LOST)
+    config = losing(soon_lost(2))
+    server = here.server(nodes=[static.url], config=config)
     first = joining(here, "first", server, "--labels", "gpu=a100")
     second = joining(here, "second", server)
     async with portal(server.url) as user:
@@ -69,7 +73,7 @@ async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Pla
 
     # The server dies and comes back: who joined is known, and so is what drains.
     await server.end(signal.SIGKILL)
-    server = here.server(nodes=[static.url], config=SOON_LOST, port=server.port)
+    server = here.server(nodes=[static.url], config=config, port=server.port)
     async with portal(server.url) as user:
         end = await user.ended(await user.upload("true"))
         assert end["node"] == seen[static.url]["id"]
@@ -93,7 +97,8 @@ async def test_nodes_join_drain_are_lost_and_are_found_after_a_restart(here: Pla
 
 
 async def test_a_node_that_is_stopped_with_a_job_on_it_is_expected_back(here: Place) -> None:
-    server = here.server(config=SOON_LOST)
+    lost_after = soon_lost(2)
+    server = here.server(config=losing(lost_after))
     node = here.node("node", "--join", server.url, "--join-services", "example", on_stop="leave")
     async with portal(server.url) as user:
         (job, path) = (await running_on(user, here, node))[node.url]
@@ -104,11 +109,11 @@ async def test_a_node_that_is_stopped_with_a_job_on_it_is_expected_back(here: Pl
         assert seen["message"] == "it was stopped with 1 job on it, and is to be back"
         # Well beyond `node_lost_after`, over a restart of the server too.
         other = joining(here, "other", server)
-        assert (await user.run("sleep 3"))["status"] == "Completed"
+        assert (await user.run(f"sleep {1.5 * lost_after}"))["status"] == "Completed"
         await server.end(signal.SIGTERM)
-    server = here.server(config=SOON_LOST, port=server.port)
+    server = here.server(config=losing(lost_after), port=server.port)
     async with portal(server.url) as user:
-        assert (await user.run("sleep 3"))["status"] == "Completed"
+        assert (await user.run(f"sleep {1.5 * lost_after}"))["status"] == "Completed"
         assert (await user.json(f"/v1/jobs/{job}"))["status"] == "Running"
         here.node("node", "--join", server.url, "--join-services", "example", port=node.port, on_stop="leave")
         open_gate(here, path)
@@ -119,7 +124,8 @@ async def test_a_node_that_is_stopped_with_a_job_on_it_is_expected_back(here: Pl
 
 
 async def test_a_node_that_drains_before_it_goes_loses_nothing_and_nobody_warns(here: Place) -> None:
-    server = here.server(config=SOON_LOST)
+    lost_after = soon_lost(2)
+    server = here.server(config=losing(lost_after))
     node = joining(here, "node", server, "--drain", "600")
     async with portal(server.url) as user:
         (job, path) = (await running_on(user, here, node))[node.url]
@@ -136,7 +142,7 @@ async def test_a_node_that_drains_before_it_goes_loses_nothing_and_nobody_warns(
         assert (end["status"], end["attempts_used"]) == ("Completed", 1)
         assert await nodes(user) == {}
         joining(here, "other", server)
-        assert (await user.run("sleep 4"))["status"] == "Completed"  # twice `node_lost_after`
+        assert (await user.run(f"sleep {2 * lost_after}"))["status"] == "Completed"
         assert (await user.ended(later))["status"] == "Completed"
     said = [line for line in server.errors().splitlines() if "no node runs example" not in line]
     assert not any("WARNING" in line or "ERROR" in line for line in said)

@@ -14,10 +14,9 @@ import pytest
 import trio
 from support.peers.portals import Portal, portal
 from support.processes.gates import gate
-from support.processes.processes import PATIENCE, Place, Started, gone, place, promised
+from support.processes.processes import PATIENCE, Place, Started, gone, place, promised, soon_lost
 
 JOBS = 20
-LOST_AFTER = 3.0
 RUN = 1.0
 """Seconds that a job may take once it is let on, all of them running at once."""
 
@@ -36,7 +35,7 @@ def marked(marks: Path) -> dict[int, int]:
     return dict(collections.Counter(int(line) for line in marks.read_text().split()))
 
 
-def cluster(here: Place, *nodes: Started, lost_after: float = LOST_AFTER) -> Started:
+def cluster(here: Place, *nodes: Started, lost_after: float) -> Started:
     quotas = {"SERVICE_EXAMPLE_RUNS_PER_USER": str(JOBS), "SERVICE_EXAMPLE_MAX_RUNS": str(JOBS)}
     config = f"node_lost_after = {lost_after}"
     return here.server(nodes=[node.url for node in nodes], config=config, **quotas)
@@ -62,7 +61,8 @@ async def end_of_machine(machine: Place, agent: Started) -> None:
 async def test_when_a_node_is_gone_for_good_its_jobs_run_on_the_other(here: Place, machine: Place) -> None:
     marks = here.directory / "marks"
     doomed, other = machine.node("doomed", "--slots", "10"), here.node("other", "--slots", str(JOBS))
-    server = cluster(here, doomed, other)
+    lost_after = soon_lost(3)
+    server = cluster(here, doomed, other, lost_after=lost_after)
     async with portal(server.url) as user:
         with gate(here.directory / "gate") as shut:
             script = f"{shut.wait}; echo $ORCHESTRATOR_JOB_ID >> {marks}; echo done > result.txt"
@@ -73,7 +73,7 @@ async def test_when_a_node_is_gone_for_good_its_jobs_run_on_the_other(here: Plac
             shut.open()
             lost = trio.current_time()
         ends = [await user.ended(job) for job in jobs]
-        assert trio.current_time() - lost < LOST_AFTER + promised(RUN + 5)
+        assert trio.current_time() - lost < lost_after + promised(RUN + 5)
         assert [end["status"] for end in ends] == ["Completed"] * JOBS
         (survivor,) = {end["node"] for end in ends}
         for end in ends:
@@ -105,13 +105,14 @@ async def test_a_node_killed_and_started_again_in_time_costs_no_attempt(here: Pl
 async def test_an_orchestrator_that_was_stopped_for_long_judges_no_node_by_it(here: Place) -> None:
     marks = here.directory / "marks"
     nodes = [here.node(name, "--slots", "10") for name in ("first", "second")]
-    server = cluster(here, *nodes)
+    lost_after = soon_lost(3)
+    server = cluster(here, *nodes, lost_after=lost_after)
     async with portal(server.url) as user:
         with gate(here.directory / "gate") as shut:
             script = f"echo $ORCHESTRATOR_JOB_ID >> {marks}; {shut.wait}"
             jobs = await all_running(user, script)
             server.send(signal.SIGSTOP)
-            await trio.sleep(LOST_AFTER + 1)  # what is tried is the passing of time itself
+            await trio.sleep(lost_after + 1)  # what is tried is the passing of time itself
             server.send(signal.SIGCONT)
             # Nodes are judged with every tick, which a second has some of; this is answered when it is over.
             still = await user.job(jobs[0])

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 from support.peers.portals import portal
-from support.processes.processes import PATIENCE, Place
+from support.processes.processes import PATIENCE, Place, soon_lost
 from support.processes.slurm_cluster import MISSING, slurm_cluster
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"missing: {', '.join(MISSING)}")
 
 CONFIG = """
 join_url = "{url}"
-node_lost_after = 2
+node_lost_after = {lost_after}
 [services.example]
 runs_per_user = 20
 max_runs = 20
@@ -43,7 +43,9 @@ async def test_a_pool_goes_up_and_down_with_the_load_and_gets_over_a_cancelled_a
         port = first.port
         await first.end(15)
         command = Path(sys.executable).with_name("orchestrator")
-        config = CONFIG.format(url=f"http://127.0.0.1:{port}", command=command, here=here.directory)
+        config = CONFIG.format(
+            url=f"http://127.0.0.1:{port}", command=command, here=here.directory, lost_after=soon_lost(2)
+        )
         server = here.server(config=config, port=port, **cluster.environment)
         async with portal(server.url) as user:
 

@@ -46,12 +46,12 @@ async def test_a_script_that_opens_its_own_output_cuts_nothing_off(executor, pay
 async def test_a_line_is_in_the_log_while_the_script_runs(executor, payloads):
     spec = payloads.make("echo now; NAP")
     run = await executor.start(spec)
-    await until(lambda: (spec.directory / "stdout.log").read_bytes() == b"now\n", spec.directory, 5)
+    await until(lambda: (spec.directory / "stdout.log").read_bytes() == b"now\n", spec.directory)
     await run.stop(0)
 
 
 async def test_a_script_that_closes_its_output_leaves_its_shepherd_asleep(executor, payloads, signpost):
-    spec = payloads.make("exec >&- 2>&-; echo up > signpost; sleep 0.5; exit 3")
+    spec = payloads.make("exec >&- 2>&-; trap 'exit 3' TERM; echo up > signpost; NAP & wait")
     post = signpost(spec)
     run = await executor.start(spec)
     await post.line()
@@ -59,6 +59,7 @@ async def test_a_script_that_closes_its_output_leaves_its_shepherd_asleep(execut
     await trio.sleep(0.3)
     assert _cpu_ticks(run.pid) - before <= 2
     with trio.fail_after(60):
+        await run.stop(60.0)
         assert (await run.wait()).exit_code == 3
 
 

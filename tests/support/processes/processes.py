@@ -305,6 +305,12 @@ def promised(seconds: float = PROMISED) -> float:
     return seconds * max(1.0, float(lately) / cores, int(now.partition("/")[0]) / cores)
 
 
+def soon_lost(seconds: float) -> float:
+    """After how many seconds of silence a node is lost in a test: soon, and no living one is silent for so
+    long, as busy as the machine is now."""
+    return min(promised(seconds), PATIENCE / 6)
+
+
 async def gone(pids: Sequence[int], within: float = PATIENCE) -> None:
     """Wait until these processes have ended, by the kernel's word."""
     with trio.fail_after(within):
