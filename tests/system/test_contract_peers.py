@@ -18,6 +18,7 @@ import psutil
 import pytest
 import trio
 from support.peers.portals import portal
+from support.processes.gates import gate
 from support.processes.processes import PATIENCE, Place, Started, gone, place
 
 FAKES = Path(__file__).parents[1] / "support" / "peers"
@@ -185,29 +186,30 @@ async def test_a_node_that_forgot_its_ids_never_gives_somebody_elses_results(her
     os.mkfifo(fifo)
     node = foreign_node(here) if kind == "foreign" else here.node("node")
     server = here.server(**(routes(node) if kind == "foreign" else {"SERVICE_EXAMPLE_NODES": node.url}))
-    async with portal(server.url) as user:
-        script = (
-            f'{MARK}[ "$(cat in)" = A ] || exit 9; [ -p {fifo} ] && echo $$ > {fifo}; sleep 1; echo A > who\n'
-        )
-        job = await user.upload(script, files={"in": b"A"})
-        first = int(await trio.to_thread.run_sync(fifo.read_text, abandon_on_cancel=True))
-        fifo.unlink()
-        await user.until(job, "Running")
-        server.send(signal.SIGSTOP)
-        await node.end(signal.SIGKILL)
-        if kind == "foreign":
-            os.killpg(first, signal.SIGKILL)
-            foreign_node(here, node.port)
-        else:
-            here.node("node", port=node.port)
-        number = await submitted_by_hand(node)
-        assert (number == 1) is (kind == "foreign")
-        server.send(signal.SIGCONT)
-        end = await user.ended(job)
-        assert end["status"] == "Completed"
-        assert (await user.contents(job))["who"] == b"A\n"
-        # A lost attempt is made again; one that was found again is not.
-        assert end["attempt"] == (2 if kind == "foreign" else 1)
+    with gate(here.directory / "gate") as shut:
+        async with portal(server.url) as user:
+            begins = f'{MARK}[ "$(cat in)" = A ] || exit 9; [ -p {fifo} ] && echo $$ > {fifo}; '
+            script = f"{begins}{shut.wait}; echo A > who\n"
+            job = await user.upload(script, files={"in": b"A"})
+            first = int(await trio.to_thread.run_sync(fifo.read_text, abandon_on_cancel=True))
+            fifo.unlink()
+            await user.until(job, "Running")
+            server.send(signal.SIGSTOP)
+            await node.end(signal.SIGKILL)
+            if kind == "foreign":
+                os.killpg(first, signal.SIGKILL)
+                foreign_node(here, node.port)
+            else:
+                here.node("node", port=node.port)
+            number = await submitted_by_hand(node)
+            assert (number == 1) is (kind == "foreign")
+            server.send(signal.SIGCONT)
+            shut.open()
+            end = await user.ended(job)
+            assert end["status"] == "Completed"
+            assert (await user.contents(job))["who"] == b"A\n"
+            # A lost attempt is made again; one that was found again is not.
+            assert end["attempt"] == (2 if kind == "foreign" else 1)
     async with httpx.AsyncClient(base_url=node.url, trust_env=False, timeout=PATIENCE) as http:
         answer = await http.get(f"/retrieve/{number}")
         assert answer.headers["content-type"] == "application/zip"

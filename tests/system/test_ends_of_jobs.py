@@ -11,7 +11,7 @@ import pytest
 import trio
 from support.peers.portals import Portal, portal
 from support.processes.gates import gate
-from support.processes.processes import PATIENCE, Place, Started
+from support.processes.processes import PATIENCE, Place, Started, promised
 
 TRAP = "trap 'echo \"$?\" > .orchestrator.exit' EXIT\n"
 MARK = ".orchestrator.exit"
@@ -41,8 +41,10 @@ async def timed(user: Portal, script: str, seconds: str | None) -> int:
 
 async def test_a_mark_of_success_does_not_hide_a_run_over_its_time(shared: Started) -> None:
     async with portal(shared.url) as user:
-        job = await user.ended(await timed(user, TRAP + "echo part > part; sleep 600\n", "1"))
-        assert (job["status"], job["message"]) == ("Failed", "timed out after 1 s")
+        # Time enough to come to its sleep.
+        limit = round(promised(1))
+        job = await user.ended(await timed(user, TRAP + "echo part > part; sleep 600\n", str(limit)))
+        assert (job["status"], job["message"]) == ("Failed", f"timed out after {limit} s")
         assert (await user.contents(job["id"]))["part"] == b"part\n"
 
 
@@ -97,18 +99,20 @@ async def test_a_script_that_marks_its_success_and_kills_itself_has_failed(share
 
 async def test_the_services_limit_holds_for_all_and_an_uploads_own_below_it(here: Place) -> None:
     node = here.node("node", grace="0.5")
-    server = here.server(nodes=[node.url], config="[services.example]\nmax_runtime = 2\n")
+    # Time enough for all that the script does before its sleep.
+    own, most = round(promised(0.5), 1), round(promised(2), 1)
+    server = here.server(nodes=[node.url], config=f"[services.example]\nmax_runtime = {most}\n")
     script = "echo part > part; echo said; trap '' TERM; sleep 600 & wait; sleep 600"
     async with portal(server.url) as user:
-        jobs = {"2 s": await timed(user, script, None), "0.5 s": await timed(user, script, "0.5")}
+        jobs = {most: await timed(user, script, None), own: await timed(user, script, str(own))}
         for limit, job in jobs.items():
             end = await user.ended(job)
-            assert (end["status"], end["message"]) == ("Failed", f"timed out after {limit}")
-            assert float(limit.split()[0]) <= end["wall_seconds"] < 2 + 0.5 + 2
+            assert (end["status"], end["message"]) == ("Failed", f"timed out after {limit:g} s")
+            assert limit <= end["wall_seconds"] < most + promised(0.5 + 2)
             assert (await user.contents(job))["part"] == b"part\n"
             assert await user.log(job) == b"said\n"
         assert (await user.run("true"))["status"] == "Completed"
-        answer = await user.post('name="file"; filename="run.sh"|true', 'name="max_runtime"|3')
+        answer = await user.post('name="file"; filename="run.sh"|true', f'name="max_runtime"|{most + 1}')
         assert answer.status_code == 400 and "max_runtime" in answer.json()["message"]
 
 
@@ -151,5 +155,5 @@ async def test_the_time_that_a_node_was_down_counts_as_run_time(here: Place, fif
         here.node("node", port=node.port, on_stop="leave")
         end = await user.ended(job)
         assert (end["status"], end["message"], end["attempt"]) == ("Failed", "timed out after 2 s", 1)
-        assert end["wall_seconds"] < 10
+        assert end["wall_seconds"] < promised(10)
         assert (await user.contents(job))["part"] == b"part\n"
