@@ -49,10 +49,12 @@ class RecordEnd:
 
 @dataclass(frozen=True, slots=True)
 class MoveAttempt:
-    """Move an attempt's own state, whatever its job does. Never back to OPEN."""
+    """Move an attempt's own state, whatever its job does. Never back to OPEN. `job_id`: its job, where that
+    is known; nothing needs to be looked up then."""
 
     key: str
     state: AttemptState
+    job_id: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

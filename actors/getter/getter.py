@@ -474,7 +474,7 @@ class Getter(Actor):
             node.delivered.discard(key)
             # A picture that has it after all, as a machine may have lost the word, is of a stranger now.
             self._unreleased.pop(key, None)
-            self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED))
+            self._outbox.put(None, MoveAttempt(key, AttemptState.RELEASED, attempt.job_id))
         return done
 
     def _on_taken(self, node: NodeMirror, key: str, dispatch: Dispatch, answer: CollectAnswer) -> bool:

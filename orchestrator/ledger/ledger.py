@@ -138,6 +138,13 @@ class LedgerBatch(Batch[Job]):
             return self.rows.get(job_id)
         return self.committed_row(job_id)
 
+    def attempt(self, key: str, job_id: int | None) -> Attempt | None:
+        """An attempt as it is now; `job_id` is that of its job, if it is known."""
+        row = None if job_id is None else self.known_row(job_id)
+        if row is not None and row.attempt is not None and row.attempt.key == key:
+            return row.attempt
+        return attempts.read_attempt(self.db, key)
+
     def move(self, attempt: Attempt) -> None:
         """An attempt has become this one: so has that of its job's row, where it is the current one."""
         row = self.known_row(attempt.job_id)
@@ -722,7 +729,7 @@ def _record(changes: Sequence[Change], batch: LedgerBatch) -> list[ChangeAnswer]
 def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
     db, now, seq = batch.db, batch.now, batch.seq + 1
     if isinstance(change, MoveAttempt):
-        attempt = rules.move_attempt(attempts.read_attempt(db, change.key), change)
+        attempt = rules.move_attempt(batch.attempt(change.key, change.job_id), change)
         if isinstance(attempt, ChangeResult):
             return ChangeAnswer(attempt)
         attempts.update_attempt(db, attempt, now)

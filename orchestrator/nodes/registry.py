@@ -309,7 +309,9 @@ class NodeRegistry:
 
     async def _let_go(self, node_id: str) -> None:
         unreleased = [attempt for attempt in await self._ledger.unreleased() if attempt.node_id == node_id]
-        await self._ledger.record([MoveAttempt(one.key, AttemptState.RELEASED) for one in unreleased])
+        await self._ledger.record(
+            [MoveAttempt(one.key, AttemptState.RELEASED, one.job_id) for one in unreleased]
+        )
 
     def _silence(self, node_id: str, view: NodeView | None) -> float:
         heard = view.heard_at if view is not None else None

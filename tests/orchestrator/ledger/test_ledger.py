@@ -208,22 +208,26 @@ async def test_an_attempt_that_its_job_leaves_behind_is_owed_to_its_node(
     assert await ledger.unreleased() == []
 
 
-async def test_an_attempt_moves_forward_only(ledger: Ledger) -> None:
+@pytest.mark.parametrize("told", ["nothing", "its job", "another job"])
+async def test_an_attempt_moves_forward_only(ledger: Ledger, told: str) -> None:
+    other = await at(ledger, S.RUNNING)
     job = await at(ledger, S.RUNNING)
     assert job.attempt is not None
     key = job.attempt.key
+    job_id = {"nothing": None, "its job": job.id, "another job": other.id}[told]
     order = [AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED]
     for now, state in enumerate(order):
         if now:
-            assert (await one(ledger, MoveAttempt(key, state))).outcome is DONE
+            assert (await one(ledger, MoveAttempt(key, state, job_id))).outcome is DONE
         for earlier in order[1:now]:
-            assert (await one(ledger, MoveAttempt(key, earlier))).outcome is STALE
-        assert (await one(ledger, MoveAttempt(key, AttemptState.OPEN))).outcome is REFUSED
+            assert (await one(ledger, MoveAttempt(key, earlier, job_id))).outcome is STALE
+        assert (await one(ledger, MoveAttempt(key, AttemptState.OPEN, job_id))).outcome is REFUSED
         row = await ledger.get(job.id)
         assert row is not None
         assert row.attempt is not None
         assert row.attempt.state is state
         assert row.change_seq == job.change_seq, "an attempt's own move is no news of the job"
+    assert await ledger.get(other.id) == other
 
 
 async def test_a_verdict_counts_once_and_only_on_the_way(ledger: Ledger) -> None:

@@ -290,6 +290,19 @@ async def test_changes_that_fail_half_way_leave_no_line_of_the_history(path: Pat
         assert [job.status for job in await ledger.changes(0)] == [*begun[1:] * 2, Status.SUBMITTED]
 
 
+async def test_a_job_goes_its_way_without_a_look_into_the_ledger(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        await ledger.insert(new_job())
+        statements: list[str] = []
+        await run_on_connection(ledger._connection, lambda db: db.set_trace_callback(statements.append))
+        job = await ledger.insert(new_job(files=b"packed"))
+        job = await walk(ledger, job, Status.PROCESSING, Status.SUBMITTED, Status.RUNNING, Status.COMPLETED)
+        assert job.attempt is not None
+        await ledger.record([MoveAttempt(job.attempt.key, AttemptState.RELEASED, job.id)])
+        assert any(text.startswith("INSERT INTO history") for text in statements)
+        assert [text for text in statements if text.startswith("SELECT")] == []
+
+
 async def test_a_defect_in_one_item_is_its_own(path: Path) -> None:
     async with open_ledger(path) as ledger:
         with pytest.raises(AttributeError):
