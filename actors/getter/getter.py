@@ -63,6 +63,23 @@ UNRELEASED_AGAIN: Final = 10.0
 """Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
 
 
+JUST_CAME: Final = 64
+"""Messages on jobs that just came of which the Getter is told together, or at its next tick."""
+
+
+def tell_committed(getter: Mailbox, news: Committed) -> None:
+    """Have the Getter know of a commit. With a job that just came there is nothing to do yet: nobody is woken
+    for it before something else happens."""
+    if getter.waiting < JUST_CAME and all(map(_just_came, news.jobs)):
+        getter.leave(news)
+    else:
+        getter.tell(news)
+
+
+def _just_came(job: Job) -> bool:
+    return job.status is Status.QUEUED and job.attempt is None and job.updated_at == job.created_at
+
+
 class Getter(Actor):
     """See the module. `addresses` are the nodes to look for now: another object when they change;
     `tell_sender` takes what the pool should know. A node is lost when it was silent for `lost_after` seconds,

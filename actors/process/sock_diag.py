@@ -19,6 +19,8 @@ _NO_COOKIE: Final = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _UID: Final = _HEADER.size + 4 + 48 + 12
 """Where an answer has the owner, and the inode behind it: behind the message's head, the state, the socket's
 identity, and what waits in it."""
+_PATIENCE: Final = struct.pack("@ll", 0, 200_000)
+"""As setsockopt(2) takes it: 0.2 s."""
 _ANY_STATE: Final = 0xFFFFFFFF
 _LISTEN: Final = 10
 
@@ -48,7 +50,9 @@ class _Kernel:
         """Raises OSError."""
         if self._socket is None or self._owner != os.getpid():
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-            self._socket.settimeout(0.2)
+            # Not Python's timeout, for which it would ask before each call whether that can wait.
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, _PATIENCE)
             self._owner = os.getpid()
 
     def ask(self, body: bytes) -> bytes:

@@ -40,7 +40,7 @@ class IncomingFiles:
     """Files below a directory of `place`, which is made when the first of them is written there: when all
     together have more than `small` bytes, or at once if that is 0."""
 
-    def __init__(self, disk: Disk, place: Path, small: int, *, below: str = "") -> None:
+    def __init__(self, disk: Disk, place: Callable[[], Path], small: int, *, below: str = "") -> None:
         self.disk = disk
         self._place = place
         self._below = below
@@ -59,7 +59,7 @@ class IncomingFiles:
         return file
 
     def place_of(self, path: str) -> Path:
-        return self._place.joinpath(self._below, *path.split("/"))
+        return self._place().joinpath(self._below, *path.split("/"))
 
     @property
     def paths(self) -> Iterable[str]:
@@ -87,11 +87,11 @@ class IncomingFiles:
         if not self.on_disk:
             return
         try:
-            await self.disk.thread(self._let_go, what=f"removing {self._place.name}")
+            await self.disk.thread(self._let_go, what=f"removing {self._place().name}")
         except StorageBusy:
             self._let_go()  # without a thread: nothing is written any more
         finally:
-            await self.disk.discard(self._place)  # noqa: ASYNC102  # who calls it shields it
+            await self.disk.discard(self._place())  # noqa: ASYNC102  # who calls it shields it
 
     def finish_all(self) -> None:
         """In a thread: write and sync what is not yet. Raises OSError."""

@@ -41,7 +41,7 @@ class DiskResultSink:
         self._job = job
         self._clock = clock
         self._small = small
-        self._files = IncomingFiles(disk, place, small)
+        self._files = IncomingFiles(disk, lambda: place, small)
         self._check = ZipCheck()
         self._crc = 0
         self._zip = self._files.file(RESULT, self._see)

@@ -21,6 +21,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -114,7 +115,8 @@ class DiskStorage:
         """
         await self.require(expected)
         key = secrets.token_hex(16)
-        upload = Upload(self._disk, self._incoming / key, self.job(key), self._clock, self._small_limit)
+        place, target = partial(self._incoming.joinpath, key), partial(self.job, key)
+        upload = Upload(self._disk, key, place, target, clock=self._clock, small=self._small_limit)
         self._receiving.add(key)
         try:
             yield upload

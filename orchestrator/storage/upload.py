@@ -9,7 +9,7 @@ anybody be told.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,18 @@ StoredInput = tuple[str, "Path | bytes", int]
 class Upload:
     """A job's files as they arrive. Made by `Storage.receive`."""
 
-    def __init__(self, disk: Disk, place: Path, target: Path, clock: Clock, small: int) -> None:
-        self.key = target.name
+    def __init__(
+        self,
+        disk: Disk,
+        key: str,
+        place: Callable[[], Path],
+        target: Callable[[], Path],
+        *,
+        clock: Clock,
+        small: int,
+    ) -> None:
+        """`place` and `target` name the directories, of which small files need none."""
+        self.key = key
         self.committed = False
         self._disk = disk
         self._place = place
@@ -46,7 +56,7 @@ class Upload:
 
         def link() -> None:
             for path, source in on_disk:
-                target = self._place.joinpath("input", *path.split("/"))
+                target = self._place().joinpath("input", *path.split("/"))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._disk.link(source, target)
 
@@ -94,7 +104,8 @@ class Upload:
         await self._files.drop()
 
     def _commit(self, about: dict[str, Any]) -> None:
-        inputs = self._place / "input"
+        place, target = self._place(), self._target()
+        inputs = place / "input"
         inputs.mkdir(parents=True, exist_ok=True)
         directories = {inputs}
         for path in self.paths:
@@ -104,13 +115,13 @@ class Upload:
                 directory = directory.parent
         for directory in sorted(directories, reverse=True):
             self._disk.sync_directory(directory)
-        self._disk.write_file(self._place / "job.json", json.dumps(about).encode())
-        self._disk.sync_directory(self._place)
-        self._disk.rename(self._place, self._target)
+        self._disk.write_file(place / "job.json", json.dumps(about).encode())
+        self._disk.sync_directory(place)
+        self._disk.rename(place, target)
         try:
-            self._disk.sync_directory(self._target.parent)
+            self._disk.sync_directory(target.parent)
         except OSError:
-            self._disk.rename(self._target, self._place)
+            self._disk.rename(target, place)
             raise
         # Set here and not by the caller, who may be cancelled while this thread works.
         self.committed = True

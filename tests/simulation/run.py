@@ -30,7 +30,7 @@ from support.memory.memory_ledger import MemoryLedger
 from actors.domain.job import Job
 from actors.domain.node import NodeAddress, NodeRef
 from actors.domain.service import ServiceLimits
-from actors.getter.getter import Getter
+from actors.getter.getter import Getter, tell_committed
 from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed, NodeSeen
 from actors.sender.sender import Sender
@@ -242,7 +242,7 @@ class _Simulation:
 
         def hear(rows: tuple[Job, ...]) -> None:
             sender.tell(Committed(rows))
-            getter.tell(Committed(rows))
+            tell_committed(getter, Committed(rows))
 
         epoch.hear = hear
         async with trio.open_nursery() as nursery:

@@ -28,6 +28,7 @@ What becomes of a connection:
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import math
 import os
@@ -158,6 +159,7 @@ class _Serving:
         self._tls = tls
         self._sock = sock
         self._family = socket.AF_INET if sock is None else sock.family
+        self._named = None if sock is None else _address_of_all(sock)
         self._state: LifespanState = {}
         self._context = WorkerContext(None)
         self._connections: dict[_Connection | PolledConnection, None] = {}
@@ -258,8 +260,8 @@ class _Serving:
         return not crowded
 
     def _polled(self, sock: socket.socket, peer: Any, polls: Polls) -> PolledConnection:
-        client, server = (parse_socket_addr(self._family, end) for end in (peer, sock.getsockname()))
-        connection = PolledConnection(sock, polls, Ends(server, client))
+        server = self._named or parse_socket_addr(self._family, sock.getsockname())
+        connection = PolledConnection(sock, polls, Ends(server, parse_socket_addr(self._family, peer)))
         self._connections[connection] = None
         return connection
 
@@ -630,6 +632,12 @@ def _bound(host: str, port: int) -> socket.socket:
             raise PortInUse(f"cannot listen on {where}: the port is in use") from None
         raise CannotListen(f"cannot listen on {where}: {error.strerror}") from None
     return sock
+
+
+def _address_of_all(listener: socket.socket) -> tuple[str, int] | None:
+    """The address that all of its connections come to; None where it listens at several."""
+    host, port, *_ = listener.getsockname()
+    return None if ipaddress.ip_address(host.partition("%")[0]).is_unspecified else (host, port)
 
 
 def _url(host: str, port: int, scheme: str = "http") -> str:

@@ -684,3 +684,27 @@ async def test_who_leaves_while_what_should_be_prompt_hangs_is_let_go(
         while not answer.endswith(b"done"):
             answer += await staying.receive_some()
         assert answer.count(b"HTTP/1.1 200 ") == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # only this machine asks
+async def test_a_plain_request_is_told_to_which_address_it_came(host: str) -> None:
+    found: list[tuple[object, object]] = []
+
+    async def admit(head: Head) -> None:
+        found.append((head.host, head.peer))
+
+    app, page = App(), Blueprint("told", __name__)
+    plain = PlainRoutes(admit, fail)
+    plain.get(page, "/told")(app.ping)
+    async with trio.open_nursery() as nursery:
+        shutdown = trio.Event()
+        (url,) = await nursery.start(partial(serve, app, host=host, port=0, shutdown=shutdown, plain=plain))
+        port = int(url.rpartition(":")[2])
+        for asked in ("127.0.0.1", "127.0.0.2")[: 1 + (host == "0.0.0.0")]:
+            stream = await trio.open_tcp_stream(asked, port)
+            await stream.send_all(b"GET /told HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while await stream.receive_some():
+                pass
+            assert found.pop() == ((asked, port), stream.socket.getsockname())
+            await stream.aclose()
+        shutdown.set()
