@@ -43,6 +43,7 @@ from node.payloads.table import PayloadTable, open_table
 from node.payloads.write_through import WriteThrough
 from node.runs.environment import job_environment
 from node.runs.manifest import ResultLimit
+from node.runs.ready_starts import ReadyStarts
 from node.runs.runs import ExecutorRuns
 from node.runs.sight import find_sight, find_unjoined, report, tell_grants
 from node.runs.workspace import Workspace
@@ -111,8 +112,12 @@ async def _serve(
         name=settings.name or host_name(),
     )
     supervisor = Supervisor(rng)
+    ready = ReadyStarts(
+        executor, grants_of=settings.grants_of, leave_word=records.write_ready, through=records.through
+    )
+    intended = workspace.is_intended
     async with (
-        open_table(records, clock, intended=workspace.is_intended) as table,
+        open_table(records, clock, intended=intended, make_ready=ready.make_ready) as table,
         trio.open_nursery() as nursery,
     ):
         cards = Cards(settings.data / "cards", lambda key: workspace.directory(key).exists())
@@ -137,6 +142,7 @@ async def _serve(
             write_running=records.write_running,
             write_end=lambda payload, move: records.write(apply_move(payload, move)),
             looked_through=small_results.read_early,
+            ready=ready,
         )
         writing = WriteThrough(table, records)
         metrics = NodeMetrics()

@@ -196,6 +196,12 @@ class Executor(Protocol):
         done to a payload is written through at once."""
         ...
 
+    @property
+    def leaves_word(self) -> bool:
+        """Whether `start` needs no `prepare`, and has the word of a start count that was written before
+        (`mark_files.leave_word`). Known once it serves."""
+        ...
+
     def prepare(self, spec: RunSpec) -> bool:
         """Do what `start` would need a thread for, and tell whether its files have another owner now. Blocks;
         without it `start` does it. Raises `ExecutorError` when it cannot be started."""

@@ -32,6 +32,9 @@ END = "ended"
 EARLIER = {RUN: "run/started", END: "run/ended"}
 GRACE = "grace"
 """The seconds of grace of the latest request to stop."""
+READY = "ready"
+WORD = "running"
+"""The word that somebody has set out to start a payload, before and once it counts."""
 STARTING = "+"
 """Before the key in the name of a shepherd, until the run mark is there; from then on the key is its name.
 So it is known whose a shepherd is that serves one payload after another."""
@@ -116,6 +119,14 @@ def create(name: str, content: bytes, directory: int) -> None:
     finally:
         os.close(descriptor)
         os.unlink(draft, dir_fd=directory)
+
+
+def leave_word(directory: int) -> None:
+    """Make the word count that somebody has set out to start a payload, if it was not left before."""
+    try:
+        os.rename(READY, WORD, src_dir_fd=directory, dst_dir_fd=directory)
+    except FileNotFoundError:
+        return
 
 
 def add(name: str, values: dict[str, str], directory: int) -> None:

@@ -181,6 +181,7 @@ class Watch:
         self._started, self._begun = time.time(), time.monotonic()
         namespaces.be_called(mark_files.STARTING + request.key)
         try:
+            mark_files.leave_word(self._directory)
             mark_files.create(mark_files.RUN, self._run_mark(), self._directory)
         except OSError:
             self._end.discard()

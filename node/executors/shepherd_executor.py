@@ -426,6 +426,10 @@ class ShepherdExecutor:
             )
         return "; ".join(said)
 
+    @property
+    def leaves_word(self) -> bool:
+        return self._uids is None
+
     def prepare(self, spec: RunSpec) -> bool:
         if self._uids is None:
             return False

@@ -146,7 +146,10 @@ def hear(batch: PayloadBatch, key: str, said: ProgressTail) -> None:
 
 
 def take_over(
-    batch: PayloadBatch, arrived: Sequence[Arrival], before: Callable[[], None] | None
+    batch: PayloadBatch,
+    arrived: Sequence[Arrival],
+    before: Callable[[], None] | None,
+    make_ready: Callable[[Payload, Path], None],
 ) -> list[Acceptance]:
     """Payloads of what has arrived, their records written and their directories in place."""
     if before is not None:
@@ -154,10 +157,10 @@ def take_over(
     if any(_goes_through(item, batch.records) for item in arrived):
         # Their files: another boot would run what is torn.
         batch.records.sync()
-    return [_take_over(batch, item) for item in arrived]
+    return [_take_over(batch, item, make_ready) for item in arrived]
 
 
-def _take_over(batch: PayloadBatch, item: Arrival) -> Acceptance:
+def _take_over(batch: PayloadBatch, item: Arrival, make_ready: Callable[[Payload, Path], None]) -> Acceptance:
     row, records = batch.row(item.key), batch.records
     if row is not None and not row.released:
         return Acceptance(AcceptResult.KNOWN, row.payload)
@@ -165,6 +168,7 @@ def _take_over(batch: PayloadBatch, item: Arrival) -> Acceptance:
         return Acceptance(AcceptResult.TOMBSTONED, None)
     payload = _prepare(item, records, batch.now)
     records.write_new(payload, item.directory)
+    make_ready(payload, item.directory)
     place = records.directory(item.key)
     os.rename(item.directory, place)
     batch.undo.append(partial(os.rename, place, item.directory))

@@ -9,6 +9,7 @@ cancelled or released, the node's name, and the counter of contract ids.
     DATA/written                      keys of payloads that have ended and are written through, a line each
     DATA/boot                         how often the disk has failed to keep what was written, in this boot
     DATA/payloads/KEY/record.json     one payload
+    DATA/payloads/KEY/ready           what becomes `running` with its name; does not count
     DATA/payloads/KEY/running         the same once somebody has set out to start it, with since when it runs
                                       if it does so for a while; counts while the record says Prepared, or
                                       nothing
@@ -66,7 +67,7 @@ from actors.store.reserve import Reserve
 from actors.store.sync_disk import sync_file_system
 from actors.wire.protocol.attempts import Garbled, end_from_json, end_to_json
 from node.errors import NodeError
-from node.runs.workspace import RUNNING
+from node.runs.workspace import READY, RUNNING
 
 log: Final = logging.getLogger("node.payloads")
 
@@ -246,7 +247,7 @@ class Records:
     def write_intent(self, payload: Payload) -> None:
         """Leave word that somebody has set out to start a payload. Raises `OSError`; nobody has then."""
         path = self.directory(payload.key) / RUNNING
-        content = json.dumps(_to_json(replace(payload, status=Status.RUNNING), self.boot)).encode()
+        content = self._word(payload)
         try:
             # Mostly not synced: it is read after the death of a process, and what had not ended when the
             # machine goes down is lost, whatever is known of it.
@@ -255,6 +256,14 @@ class Records:
             # On a full disk it may be there all the same, empty.
             path.unlink(missing_ok=True)
             raise
+
+    def write_ready(self, payload: Payload, directory: Path) -> None:
+        """Store the same in a directory that nobody sees yet, for who will start it to give it its name.
+        Raises `OSError`; it is not there then."""
+        create_plainly(directory / READY, self._word(payload))
+
+    def _word(self, payload: Payload) -> bytes:
+        return json.dumps(_to_json(replace(payload, status=Status.RUNNING), self.boot)).encode()
 
     def write_running(self, payload: Payload) -> None:
         """Say where it was left that it was to be started that it runs, and since when."""

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -44,8 +45,9 @@ class PayloadTable:
     then.
     """
 
-    def __init__(self, records: Records, clock: Clock) -> None:
+    def __init__(self, records: Records, clock: Clock, make_ready: Callable[[Payload, Path], None]) -> None:
         self._records = records
+        self._make_ready = make_ready
         self.subscriptions = Subscriptions()
         """Who hears of changes."""
         self._rows = Rows()
@@ -127,7 +129,9 @@ class PayloadTable:
         are known or tombstoned leave their `directory` where it is, for the caller to discard. `before` is
         called first, in the same thread, to put into the directories what is still missing. Raises `OutOfIds`
         too."""
-        return await self._writer.write(lambda batch: work.take_over(batch, arrived, before))
+        return await self._writer.write(
+            lambda batch: work.take_over(batch, arrived, before, self._make_ready)
+        )
 
     async def cancel(self, keys: Sequence[str]) -> Sequence[Payload | None]:
         """Tombstone each key; a payload that has not ended is marked as cancelled, for the Runner to kill.
@@ -219,11 +223,16 @@ class PayloadTable:
 
 @asynccontextmanager
 async def open_table(
-    records: Records, clock: Clock, *, intended: Callable[[str], bool] = lambda _key: False
+    records: Records,
+    clock: Clock,
+    *,
+    intended: Callable[[str], bool] = lambda _key: False,
+    make_ready: Callable[[Payload, Path], None] = lambda _payload, _directory: None,
 ) -> AsyncIterator[PayloadTable]:
     """The table of a data directory, reloaded from its records. `intended` says of a Prepared payload whether
-    somebody has already set out to start it. What an earlier boot of the machine left unended is lost."""
-    table = PayloadTable(records, clock)
+    somebody has already set out to start it; `make_ready` is told, in a thread, of each that is taken over,
+    and where its files are. What an earlier boot of the machine left unended is lost."""
+    table = PayloadTable(records, clock, make_ready)
     found = await trio.to_thread.run_sync(recover, records, clock.now(), intended)
     async with trio.open_nursery() as nursery:
         await nursery.start(table._writer.run)

@@ -44,14 +44,15 @@ from node.executors.executor import (
     StartedBefore,
     TellBatch,
 )
-from node.host.cards import NVIDIA, Card, Cards
+from node.host.cards import Card, Cards
 from node.host.inotify import Inotify
 from node.runs import hints, progress_file
 from node.runs.manifest import FrozenManifest, ResultLimit, freeze_manifest
+from node.runs.ready_starts import ReadyStarts, make_places, needs_card
 from node.runs.received import await_tick, note_given
 from node.runs.script_check import ScriptCheck, make_ready
 from node.runs.sight import Sight
-from node.runs.workspace import INTENT, MANIFEST, Workspace
+from node.runs.workspace import INTENT, READY, Workspace
 
 INTENT_MOST: Final = 64 * 1024
 """Bytes of what is left as word of a start."""
@@ -89,7 +90,9 @@ class ExecutorRuns:
         write_running: Callable[[Payload], None],
         write_end: Callable[[Payload, PayloadMove], None],
         looked_through: Callable[[Payload, FrozenManifest], None],
+        ready: ReadyStarts,
     ) -> None:
+        self._ready = ready
         self._looked_through = looked_through
         self._leave_word = leave_word
         self._write_running = write_running
@@ -112,12 +115,16 @@ class ExecutorRuns:
         return not self._needs_card(payload) or self._cards.claim(payload.key)
 
     def _needs_card(self, payload: Payload) -> bool:
-        return NVIDIA in self._grants_of(payload.service).devices
+        return needs_card(self._grants_of(payload.service))
 
     async def start(self, payload: Payload) -> Running | RunResult:
         spec = self._spec(payload)
-        intend = partial(self._intend, spec, payload)
-        intended = await self._threads.run(self._reserve.attempt, intend)
+        intended: tuple[ScriptCheck, ExecutorError | None] | None
+        if (options := self._ready.take(payload)) is not None:
+            intended = ScriptCheck(options=options), None
+        else:
+            intend = partial(self._intend, spec, payload)
+            intended = await self._threads.run(self._reserve.attempt, intend)
         if intended is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
             return await self.adopt(payload)
@@ -156,16 +163,14 @@ class ExecutorRuns:
         if self._workspace.is_intended(payload.key):
             return None
         directory = spec.directory
+        # Who starts it would put this in the place of the word that is left now.
+        (directory / READY).unlink(missing_ok=True)
         checked = make_ready(spec.script)
         if checked.invalid:
             return checked, None
         await_tick(directory)
-        for name in (PROGRESS, HOME):
-            with suppress(FileExistsError):
-                os.mkdir(f"{directory}/{name}", 0o700)
+        make_places(directory)
         self._cards.keep(payload.key)
-        # There, so that its end finds room for it however many files the script makes.
-        write_plainly(directory / MANIFEST, b"")
         try:
             if checked.note:
                 write_plainly(directory / INTENT, json.dumps({"note": checked.note}).encode())
@@ -185,7 +190,7 @@ class ExecutorRuns:
         note = await trio.to_thread.run_sync(_note, directory)
         # If not, that nothing tells of its start says that there was none.
         ran = payload.started_at is not None or payload.owner == UNKNOWN
-        if note is None and not ran and not self._workspace.is_intended(payload.key):
+        if note is None and not ran and not self._workspace.may_be_starting(payload.key):
             return RunResult(refused=NEVER_STARTED, refused_by=Failure.LOST)
         note = note or ""
         found = await self._executor.adopt(self._spec(payload))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeAlias
 
 from actors.wire.files.names import printable
 from node.runs.first_line import FirstLineError, read_first_line
@@ -50,18 +50,37 @@ def make_ready(script: Path) -> ScriptCheck:
     cannot be looked at now.
     """
     try:
-        mode = os.lstat(script).st_mode
-        if stat.S_ISDIR(mode):
-            return ScriptCheck(invalid="run.sh is a directory; it must be a bash script")
-        if not stat.S_ISREG(mode):
-            return ScriptCheck(invalid="run.sh is no regular file; it must be a bash script")
-        head = _read_head(script)
+        checked, mending = _look(script)
     except FileNotFoundError:
         if not script.parent.is_dir():
             raise
         return ScriptCheck(invalid="run.sh not found" + _name_similar(script.parent))
+    if mending is not None:
+        _convert(script, *mending)
+    return checked
+
+
+def look_at(script: Path) -> tuple[str, ...] | None:
+    """The options that a script has for bash; None if more is to be said of it, or it is to be mended first.
+    Blocks. Raises `OSError`, also where there is none."""
+    checked, _ = _look(script)
+    return None if checked.invalid or checked.note else checked.options
+
+
+_Mending: TypeAlias = tuple[int, bytes, int]
+"""The bytes that go from its begin, the ending of its lines, and its mode."""
+
+
+def _look(script: Path) -> tuple[ScriptCheck, _Mending | None]:
+    """What is said of it once it is mended, and how."""
+    mode = os.lstat(script).st_mode
+    if stat.S_ISDIR(mode):
+        return ScriptCheck(invalid="run.sh is a directory; it must be a bash script"), None
+    if not stat.S_ISREG(mode):
+        return ScriptCheck(invalid="run.sh is no regular file; it must be a bash script"), None
+    head = _read_head(script)
     if head.startswith(_UTF16_BOMS) or _is_wide(head[:64]):
-        return ScriptCheck(invalid="run.sh is encoded in UTF-16; save it as UTF-8")
+        return ScriptCheck(invalid="run.sh is encoded in UTF-16; save it as UTF-8"), None
     skip = len(_UTF8_BOM) if head.startswith(_UTF8_BOM) else 0
     line, newline, _ = head.partition(b"\n")
     ending = b""
@@ -72,15 +91,14 @@ def make_ready(script: Path) -> ScriptCheck:
     try:
         first = read_first_line(line[skip:].partition(b"\r")[0] if ending else line[skip:])
     except FirstLineError as why:
-        return ScriptCheck(invalid=str(why))
-    if skip or ending:
-        _convert(script, skip, ending, stat.S_IMODE(mode))
+        return ScriptCheck(invalid=str(why)), None
     notes = [
         WITHOUT_BOM if skip else "",
         {b"\r\n": CONVERTED, b"\r": CONVERTED_CR}.get(ending, ""),
         first.note,
     ]
-    return ScriptCheck(note="; ".join(filter(None, notes)), options=first.options)
+    mending = (skip, ending, stat.S_IMODE(mode)) if skip or ending else None
+    return ScriptCheck(note="; ".join(filter(None, notes)), options=first.options), mending
 
 
 def _read_head(script: Path) -> bytes:

@@ -7,6 +7,7 @@
         stdout.log stderr.log
         run ended          the executor's marks
         progress/          for the script to say how far it has come (see progress.py)
+        ready              what `running` becomes when somebody sets out to start it (see ready_starts.py)
         running            somebody has set out to start it (see records.py)
         intent             what was changed in its script, to be said in its message; mostly there is nothing
         received.json      how large files of its input arrived (see received.py), if there are any
@@ -37,11 +38,13 @@ from actors.store.durable import write_all
 from actors.store.repair import make_directory
 from actors.wire.errors import BadRequest
 from actors.wire.files.names import PathSet, safe_path
+from node.executors import mark_files
 from node.executors.executor import SUPERVISION, WORK
 from node.executors.slurm.batch_program import ORDER
 from node.runs.received import LARGE, Arriving, ReceivedFile, changes_are_told, note_received
 
-RUNNING: Final = "running"
+READY: Final = mark_files.READY
+RUNNING: Final = mark_files.WORD
 INTENT: Final = "intent"
 MANIFEST: Final = "manifest.json"
 
@@ -97,6 +100,10 @@ class Workspace:
         """Whether somebody has set out to start this payload."""
         directory = f"{self.payloads}/{key}"
         return any(os.path.lexists(f"{directory}/{name}") for name in (RUNNING, INTENT, SUPERVISION, ORDER))
+
+    def may_be_starting(self, key: str) -> bool:
+        """The same of one for which the executor was asked: it leaves that word itself where one is ready."""
+        return self.is_intended(key) or os.path.lexists(f"{self.payloads}/{key}/{READY}")
 
     # ------------------------------------------------------------------ receiving
 

@@ -105,6 +105,8 @@ class SlurmExecutor:
 
     # ------------------------------------------------------------------ starting and finding
 
+    leaves_word: Final = False
+
     def prepare(self, spec: RunSpec) -> bool:
         return False
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import trio
 
 from node.confinement.visible import View
+from node.executors import mark_files
 from node.executors.executor import Run, RunEnd, RunSpec
 from node.executors.shepherded_run import NEVER_STARTED
 
@@ -58,6 +60,8 @@ class PretendExecutor:
     name = "pretended"
     limits = "Nothing runs."
     outlives_machine = False
+    leaves_word = False
+    """Else it does so as a shepherd does."""
     view: View | None = None
 
     def __init__(self) -> None:
@@ -74,6 +78,10 @@ class PretendExecutor:
         await trio.lowlevel.checkpoint()
         if self.refusal is not None:
             raise self.refusal
+        if self.leaves_word:
+            directory = os.open(spec.directory, os.O_RDONLY)
+            mark_files.leave_word(directory)
+            os.close(directory)
         for name in ("stdout.log", "stderr.log"):
             (spec.directory / name).touch()
         run = self.runs[spec.key] = PretendedRun(spec)

@@ -33,8 +33,11 @@ class NodeInProcess(NodeClient):
 
 
 @asynccontextmanager
-async def node_in_process(data: Path, **settings: Any) -> AsyncIterator[NodeInProcess]:
+async def node_in_process(
+    data: Path, *, leaves_word: bool = False, **settings: Any
+) -> AsyncIterator[NodeInProcess]:
     executor, shutdown = PretendExecutor(), trio.Event()
+    executor.leaves_word = leaves_word
     made = NodeSettings(port=0, data=data, **{"servers": ("127.0.0.1",), **settings})
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
