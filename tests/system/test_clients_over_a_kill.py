@@ -70,7 +70,7 @@ async def test_nothing_is_missing_and_nothing_comes_twice(here: Place, tmp_path:
     server = here.server(nodes=[node.url])
     port = server.port
     seen = Seen()
-    with gate(tmp_path / "one") as first, gate(tmp_path / "two") as second, trio.fail_after(PATIENCE):
+    with gate(tmp_path / "one") as first, gate(tmp_path / "two") as second, trio.fail_after(3 * PATIENCE):
         async with AsyncClient(server.url, retries=SOON) as client, trio.open_nursery() as nursery:
             nursery.start_soon(read_events, client, seen)
             script = f"echo one; {first.wait}; printf 'tw'; {second.wait}; echo o; echo three"
