@@ -26,7 +26,7 @@ from testbed import idle_nodes, page_costs
 from testbed.browser import NoBrowser, chromium
 from testbed.cluster import ClusterFailed, Member, start, stop, wait_until_listening
 from testbed.figures import machine, percentile
-from testbed.page_costs import look_for, opened
+from testbed.page_costs import look_for, open_until_usable, opened
 from testbed.portal import Portal
 from testbed.seeding import seed_with_queue
 
@@ -41,7 +41,7 @@ COSTS: Final = 5
 USABLE: Final = {
     "#/": "document.querySelectorAll('.numbers li').length > 0",
     "#/ with charts": "document.querySelector('.numbers li') && document.querySelector('.plot canvas')",
-    "#/jobs": "document.querySelectorAll('tbody tr').length >= 50",
+    "#/jobs": "document.querySelector('tbody tr:last-child')?.getBoundingClientRect().bottom >= innerHeight",
     "#/jobs/1": "document.querySelector('.standing') && document.querySelector('.life li')",
     "#/submit": "document.querySelector('main form')",
     "#/services": "document.querySelectorAll('.services article').length === 2",
@@ -183,8 +183,7 @@ def loads(browser: Browser, url: str, nodes: int) -> Figures:
         for _ in range(LOADS):
             with opened(browser) as page:
                 watch(page, condition)
-                page.goto(f"{url}/dashboard{at.partition(' ')[0]}")
-                page.wait_for_function("window.usable")
+                open_until_usable(page, f"{url}/dashboard{at.partition(' ')[0]}")
                 times.append(float(page.evaluate("window.usable")))
                 longest.append(float(page.evaluate("window.longest")))
         figures.append((f"load of {at} until usable, p50 of {LOADS}", statistics.median(times)))

@@ -25,8 +25,10 @@ LATENCY: Final = 500.0
 
 _LOOK: Final = """
 const look = () => {
-  if (USABLE) window.usable = performance.now();
-  else requestAnimationFrame(look);
+  if (USABLE) {
+    window.usable = performance.now();
+    console.debug("usable");
+  } else requestAnimationFrame(look);
 };
 requestAnimationFrame(look);
 """
@@ -83,8 +85,7 @@ def _visits(
 
 def _visit(page: Page, devtools: CDPSession, server: Member, address: str) -> Sequence[float]:
     of_server, of_browser = _cpu(server), _busy(devtools)
-    page.goto(address, wait_until="commit")
-    page.wait_for_function("window.usable")
+    open_until_usable(page, address)
     of_server, of_browser = _cpu(server) - of_server, _busy(devtools) - of_browser
     requests, size = page.evaluate(_ASKED)
     usable = float(page.evaluate("window.usable"))
@@ -106,6 +107,13 @@ def _cpu(server: Member) -> float:
 def look_for(page: Page, usable: str) -> None:
     """Have each document that is loaded say when this came to hold: milliseconds as `window.usable`."""
     page.add_init_script(_LOOK.replace("USABLE", usable))
+
+
+def open_until_usable(page: Page, address: str) -> None:
+    """Go there, and wait for what `look_for` looks for. To ask the page for it would be work of its own
+    there: the first question brings a script that is larger than the dashboard's."""
+    with page.expect_console_message(lambda said: said.text == "usable", timeout=PATIENCE):
+        page.goto(address, wait_until="commit")
 
 
 @contextmanager

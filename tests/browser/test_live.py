@@ -6,10 +6,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support.peers.prefix_proxy import prefix_proxy
 from support.processes.gates import gate
-from support.processes.processes import Place
+from support.processes.processes import Place, Started
 from support.processes.watched_page import Watched
 
 from orchestrator.client import Client
@@ -65,6 +65,19 @@ def test_what_a_page_shows_is_asked_for_once(dashboard: Callable[..., Page], cli
     assert sum(one.startswith("usage?") for one in asked) == 1
     # The stream tells what has happened since.
     assert sum(one.startswith("events?after=") for one in asked) == 1
+
+
+def test_the_history_of_a_job_waits_for_no_list_of_files(
+    open_page: Callable[..., Watched], shared: Started, client: Client
+) -> None:
+    number = submit(client, "true")
+    client.wait(number)
+    page = open_page(shared.url, "/dashboard#/none").page
+    page.route("**/files?*", lambda route: None)  # until it is no route any more
+    page.evaluate(f"location.hash = '/jobs/{number}'")
+    expect(page.locator(".life li").last).to_contain_text("Completed")
+    page.unroute("**/files?*")
+    expect(page.get_by_role("link", name="run.sh").first).to_be_visible()
 
 
 def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
@@ -236,9 +249,18 @@ def test_a_service_is_paused_and_a_node_is_drained(here: Place, open_page: Calla
         expect(page.locator("tbody tr")).to_contain_text("its disk is changed")
         page.get_by_role("button", name="Undrain node").click()
         expect(page.locator("tbody .badge")).to_contain_text("ready")
-        # 50 at a time, and why each waits.
+        # 50 at a time, of which those that fill a window come first; and why each waits.
+        before: list[int] = []
+
+        def look(route: Route) -> None:
+            before.append(page.locator("tbody tr").count())
+            route.continue_()
+
+        page.route("**/v1/jobs?*cursor=*", look)
         page.get_by_role("link", name="Jobs").click()
         expect(page.locator("tbody tr")).to_have_count(50)
+        page.unroute("**/v1/jobs?*cursor=*")
+        assert before == [20]
         expect(page.locator("tbody tr").first).to_contain_text("paused")
         # What never began took no time.
         took = page.locator("tbody tr").first.locator("[data-label=Time]")

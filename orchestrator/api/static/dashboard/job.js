@@ -124,8 +124,17 @@ export function jobPage(subject, given) {
   async function follow() {
     if (seen === job.version || !may("GET /v1/jobs/{id}/history")) return;
     seen = job.version;
-    const [history, done, differ] = await Promise.all([
-      get(`v1/jobs/${id}/history`),
+    await Promise.all([showLife(), showRest()]);
+  }
+
+  async function showLife() {
+    const { items } = await get(`v1/jobs/${id}/history`);
+    life.hidden = false;
+    morphChildren(life, timeLine(items, job));
+  }
+
+  async function showRest() {
+    const [done, differ] = await Promise.all([
       deeds({ job: id }),
       changes ?? changesOf(job),
       job.status === "Cleaned" || !listed ? null : files.refresh(),
@@ -133,8 +142,6 @@ export function jobPage(subject, given) {
     did = done;
     changes = differ;
     show();
-    life.hidden = false;
-    morphChildren(life, timeLine(history.items, job));
   }
 
   const here = link(["jobs", id]);

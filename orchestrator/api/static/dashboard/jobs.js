@@ -10,6 +10,7 @@ import { JobTable } from "./job_table.js";
 import { current, may } from "./session.js";
 
 const PAGE = 50;
+const FIRST = 20; // rows that mostly fill a window: they are asked for and shown before the others
 const MOST = 500; // rows; who wants older ones narrows the list
 const TYPING = 200;
 const PAGES_AT_ONCE = 20; // a page may be empty and there be more: a search goes on, but not for ever
@@ -209,10 +210,11 @@ export function jobsPage(given) {
 
   async function refresh() {
     const turn = turns;
+    const fresh = jobs.jobs.size === 0;
     let wanted;
     try {
       if (!/^(-?[0-9]+)?$/.test(filter.user.trim())) throw new Refused("User is a number.", 400);
-      wanted = await read(null, Math.max(PAGE, Math.min(jobs.jobs.size, MOST)));
+      wanted = await read(null, fresh ? FIRST : Math.max(PAGE, Math.min(jobs.jobs.size, MOST)));
     } catch (error) {
       // Beside what is wrong nothing is counted, nor is there more of it.
       if (turn === turns && jobs.jobs.size === 0) shown.hidden = more.hidden = older.hidden = none.hidden = true;
@@ -221,6 +223,16 @@ export function jobsPage(given) {
     if (turn !== turns) return;
     jobs.replace(wanted.items);
     next = wanted.next;
+    tell();
+    if (fresh && next) await addRest(turn);
+  }
+
+  /** What a page has behind the first. */
+  async function addRest(turn) {
+    const rest = await read(next, PAGE - FIRST);
+    if (turn !== turns) return;
+    jobs.add(rest.items);
+    next = rest.next;
     tell();
   }
 
