@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from support.memory.fake_executor import PretendExecutor
 from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess, node_in_process
 
+from actors.domain.payload import Payload
+from actors.domain.status import Status
+from node.confinement.grants import NOTHING_GRANTED, Grants
+from node.host.cards import NVIDIA
 from node.runs import ready_starts, runs
+from node.runs.ready_starts import ReadyStarts
 from node.runs.received import LARGE
 
 WAITING = {"run.sh": b"#!/bin/bash -e\ntrue\n"}
@@ -85,6 +91,52 @@ async def test_what_needs_more_is_made_ready_by_its_start(
         run.finish()
         view = await node.until(KEY, "Completed")
     assert bool(view["end"]["message"]) is (b"\r" in files["run.sh"] or b"python" in files["run.sh"])
+
+
+PAYLOAD = Payload(KEY, 1, 7, 1, "haddock", 1, "o", Status.PREPARED, 0, 0.0)
+CARD = Grants(devices=(NVIDIA,))
+
+
+def starts(*grants: Grants, through: bool = False) -> ReadyStarts:
+    """`grants`: what the payload's service is given, one after the other, as its settings are read again."""
+    executor, found = PretendExecutor(), iter(grants)
+    executor.leaves_word = True
+
+    def leave(_: Payload, directory: Path) -> None:
+        (directory / "ready").touch()
+
+    return ReadyStarts(executor, grants_of=lambda _: next(found), leave_word=leave, through=through)
+
+
+@pytest.mark.parametrize(
+    ("ready", "made", "options"),
+    [
+        (starts(NOTHING_GRANTED, NOTHING_GRANTED), True, ("-e",)),
+        (starts(NOTHING_GRANTED, CARD), True, None),
+        (starts(CARD, CARD), False, None),
+        (starts(CARD, NOTHING_GRANTED), False, None),
+        (starts(NOTHING_GRANTED, NOTHING_GRANTED, through=True), False, None),
+    ],
+    ids=["ready", "a card since", "a card", "no card since", "through"],
+)
+def test_what_a_start_has_to_write_before_it_is_not_ready(
+    tmp_path: Path, ready: ReadyStarts, made: bool, options: tuple[str, ...] | None
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "run.sh").write_bytes(WAITING["run.sh"])
+    ready.make_ready(PAYLOAD, tmp_path)
+    assert (tmp_path / "ready").exists() is made
+    assert ready.take(PAYLOAD) == options
+
+
+def test_what_is_taken_over_anew_is_not_taken_for_what_was_ready_before(tmp_path: Path) -> None:
+    ready = starts(*[NOTHING_GRANTED] * 3)
+    for number, script in enumerate((b"true\n", b"true\r\n")):
+        work = tmp_path / str(number) / "work"
+        work.mkdir(parents=True)
+        (work / "run.sh").write_bytes(script)
+        ready.make_ready(PAYLOAD, work.parent)
+    assert ready.take(PAYLOAD) is None
 
 
 async def test_a_script_that_is_not_there_is_invalid_as_ever(tmp_path: Path) -> None:
