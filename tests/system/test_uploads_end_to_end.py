@@ -15,6 +15,7 @@ import pytest
 import trio
 from support.peers.portals import Portal, portal
 from support.processes.api_server import form
+from support.processes.gates import gate
 from support.processes.processes import PATIENCE, Place, Started
 
 RUN = 'name="file"; filename="run.sh"|true'
@@ -104,16 +105,23 @@ async def test_a_server_that_ends_amid_an_upload_leaves_nothing_half_written(
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
 
 
-async def test_names_that_lead_out_land_inside_as_their_last_part(shared: Started) -> None:
+async def test_names_that_lead_out_land_inside_as_their_last_part(shared: Started, tmp_path: Path) -> None:
     async with portal(shared.url) as user:
-        for name in ("../../etc/x", "/etc/x"):
-            job = await user.run("cat x > seen", files={name: b"data"})
-            found = await user.contents(job["id"])
+        with gate(tmp_path / "gate") as shut:
+            script, names = f"cat x > seen; {shut.wait}", ("../../etc/x", "/etc/x")
+            jobs = [await user.upload(script, files={name: b"data"}) for name in names]
+            for job in jobs:
+                await user.until(job, "Running")
+            # Once a job has ended its directory goes.
+            top = shared.log.parent
+            placed = [path.relative_to(top) for path in top.rglob("x")]
+            assert len(placed) >= len(jobs)
+            assert all({"input", "work"} & set(path.parts) for path in placed), placed
+        for job in jobs:
+            assert (await user.ended(job))["status"] == "Completed"
+            found = await user.contents(job)
             assert found.keys() == {"run.sh", "x", "seen", "stdout.log", "stderr.log"}
             assert found["seen"] == b"data"
-    top = shared.log.parent
-    placed = [path.relative_to(top) for path in top.rglob("x")]
-    assert placed and all({"input", "work"} & set(path.parts) for path in placed), placed
 
 
 async def test_what_is_wrong_is_named_and_leaves_nothing(here: Place) -> None:
