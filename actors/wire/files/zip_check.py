@@ -180,10 +180,10 @@ class ZipCheck:
             data = self._data[self._place :]
             self._data, self._place = b"", 0
             packed += len(data)
-            piece = bytes(PIECE)
-            while not engine.eof and (data or len(piece) == PIECE):
+            more = True
+            while not engine.eof and (data or more):
                 piece = engine.decompress(data, PIECE)
-                data = engine.unconsumed_tail
+                data, more = engine.unconsumed_tail, len(piece) == PIECE
                 crc = isal_zlib.crc32(piece, crc)
                 size += len(piece)
                 self._count(len(piece))
