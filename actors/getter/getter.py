@@ -160,7 +160,7 @@ class Getter(Actor):
         with self._ledger_backoff:
             await self._note_absences()
             await self._record()
-            await self._cursor.catch_up(self._apply)
+            await self._cursor.catch_up(self._apply_read)
             await self._read_unreleased()
             await self._release_strangers()
             await self._record()
@@ -243,6 +243,11 @@ class Getter(Actor):
         that is known."""
         if self._cursor.is_new(job) or (again and self._is_tracked(job)):
             self._take_in(job)
+
+    def _apply_read(self, job: Job) -> None:
+        # What was told of it while it was read, or the node would be asked for what it has answered.
+        self.mailbox.take(self.receive, self.answer)
+        self._apply(job)
 
     def _is_tracked(self, job: Job) -> bool:
         tracked = self._tracked.get(self._keys.get(job.id, ""))
