@@ -266,6 +266,11 @@ class _NodeLink:
         self._nursery.start_soon(act)
 
     def _answer(self, message: Message, body: Mapping[str, Any]) -> None:
+        if message.kind == "release":
+            # Until it is answered the orchestrator gathers what it lets go of: with what is told next, and
+            # that is a heartbeat at the latest.
+            self._link.leave(message.kind, body, Lane.ORDERS, answers=message.asks)
+            return
         lane = Lane.URGENT if message.kind == "cancel" else Lane.ORDERS
         self._link.tell(message.kind, body, lane, answers=message.asks)
 
@@ -301,8 +306,8 @@ class _NodeLink:
             self._nursery.start_soon(self._beat)
             with self._context.small_results.wanted(min(peer.each, peer.window)):
                 while changed := await _receive(changes):
-                    self._tell_changes([one for one in changed if is_told(one, peer.name)], peer)
-                    await self._link.drained(Lane.ORDERS)
+                    if self._tell_changes([one for one in changed if is_told(one, peer.name)], peer):
+                        await self._link.drained(Lane.ORDERS)
             await self._leave()
 
     async def _tell_picture(self, picture: Sequence[Payload], mark: StreamPosition) -> None:
@@ -314,7 +319,8 @@ class _NodeLink:
         }
         self._link.tell("picture", body, Lane.ORDERS)
 
-    def _tell_changes(self, changed: Sequence[Payload], peer: Hello) -> None:
+    def _tell_changes(self, changed: Sequence[Payload], peer: Hello) -> bool:
+        """Whether some of it goes with the orders; ends wait for room on their own."""
         told = {payload.key: payload for payload in changed if not is_answered(payload)}
         ended = [payload for payload in told.values() if self._is_to_be_pushed(payload, peer)]
         for payload in ended:
@@ -334,6 +340,7 @@ class _NodeLink:
             self._link.tell(
                 "payloads", {"payloads": [orders.view(payload) for payload in told.values()]}, Lane.ORDERS
             )
+        return bool(told)
 
     def _is_to_be_pushed(self, payload: Payload, peer: Hello) -> bool:
         if payload.end is None or payload.lost or payload.key in self._pushed or payload.status not in ENDED:

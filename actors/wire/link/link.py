@@ -74,8 +74,14 @@ class Link:
     def tell(
         self, kind: str, body: Mapping[str, Any], lane: Lane, blob: bytes = b"", answers: int = 0
     ) -> None:
-        self.session.tell(Message(kind, body, blob, answers=answers), lane)
+        self.leave(kind, body, lane, blob, answers)
         self._ring()
+
+    def leave(
+        self, kind: str, body: Mapping[str, Any], lane: Lane, blob: bytes = b"", answers: int = 0
+    ) -> None:
+        """The same for what nobody is in a hurry to hear: it goes with what is told next."""
+        self.session.tell(Message(kind, body, blob, answers=answers), lane)
 
     async def ask(
         self, kind: str, body: Mapping[str, Any], lane: Lane, blob: bytes = b"", *, within: float
@@ -97,6 +103,7 @@ class Link:
     async def drained(self, lane: Lane) -> None:
         """Wait until what was told on a lane was given to the socket, or never will be."""
         while self.session.queued(lane):
+            self._ring()
             await self._moved.wait()
 
     def prove(self, secret: bytes) -> None:

@@ -40,8 +40,10 @@ class End:
 
 
 @asynccontextmanager
-async def joined() -> AsyncIterator[tuple[End, End]]:
-    near, far = trio.testing.memory_stream_pair()
+async def joined(
+    streams: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
+) -> AsyncIterator[tuple[End, End]]:
+    near, far = streams or trio.testing.memory_stream_pair()
     ours, theirs = End(Role.ORCHESTRATOR, near), End(Role.NODE, far)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -58,6 +60,35 @@ async def test_a_question_is_answered() -> None:
         theirs.answer = lambda m: theirs.link.tell(m.kind, {"got": len(m.blob)}, Lane.ORDERS, answers=m.asks)
         answer = await ours.link.ask("submit", {}, Lane.ORDERS, bytes(200_000), within=10)
         assert answer.body == {"got": 200_000}
+
+
+async def test_over_sockets_all_arrives_that_the_kernel_does_not_take_at_once() -> None:
+    near, far = trio.socket.socketpair()
+    streams = trio.SocketStream(near), trio.SocketStream(far)
+    async with joined(streams) as (ours, theirs):
+        theirs.answer = lambda m: theirs.link.tell(m.kind, {}, Lane.ORDERS, m.blob[::-1], answers=m.asks)
+        data = bytes(range(256)) * 20_000
+        answer = await ours.link.ask("submit", {}, Lane.ORDERS, data, within=10)
+        assert answer.blob == data[::-1]
+        await streams[0].aclose()
+        while not (ours.why and theirs.why):
+            await trio.lowlevel.checkpoint()
+    assert ours.why.startswith("the connection broke")
+    assert theirs.why == "the other side closed the connection"
+
+
+async def test_what_is_left_goes_with_what_is_told_next_or_is_waited_for() -> None:
+    async with joined() as (ours, theirs):
+        ours.link.leave("first", {}, Lane.ORDERS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(theirs.heard) == 1, "the hello"
+        ours.link.tell("second", {}, Lane.URGENT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [one.kind for one in theirs.heard[1:]] == ["second", "first"]
+        ours.link.leave("third", {}, Lane.ORDERS)
+        await ours.link.drained(Lane.ORDERS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert theirs.heard[-1].kind == "third"
 
 
 async def test_what_was_heard_and_not_answered_when_the_link_ends_is_in_doubt() -> None:
