@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.limits import UNLIMITED, JobLimits
@@ -154,7 +154,6 @@ TellBatch: TypeAlias = Callable[[str, BatchStand | None], Awaitable[object]]
 """Is told news of a job in a batch system: a line for people, empty for none, and how it stands there."""
 
 
-@runtime_checkable
 class QueuedRun(Run, Protocol):
     """One that waits for its turn in a batch system first."""
 
@@ -174,6 +173,11 @@ class QueuedRun(Run, Protocol):
     async def tell_end(self, tell: TellBatch) -> None:
         """Once it has ended, tell what the batch system has said of that, if it has."""
         ...
+
+
+def may_queue(run: Run) -> TypeGuard[QueuedRun]:
+    """Whether it is such a one. `isinstance` would look for each of its parts, at every start."""
+    return hasattr(run, "leave_queue")
 
 
 class Executor(Protocol):

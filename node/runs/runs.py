@@ -43,6 +43,7 @@ from node.executors.executor import (
     RunSpec,
     StartedBefore,
     TellBatch,
+    may_queue,
 )
 from node.host.cards import Card, Cards
 from node.host.inotify import Inotify
@@ -324,14 +325,14 @@ class _PayloadRun:
         return self._run.started_at
 
     def age(self) -> float:
-        if isinstance(self._run, QueuedRun) and self._run.queued:
+        if may_queue(self._run) and self._run.queued:
             return -math.inf
         if self._born is None:
             self._born = time.monotonic() - _age(self._run)
         return time.monotonic() - self._born
 
     async def wait(self) -> Running | RunResult:
-        if isinstance(self._run, QueuedRun):
+        if may_queue(self._run):
             return await self._wait_in_queue(self._run)
         # Of a short script nothing is noted, and what it says is read at its end: to watch it would cost more
         # than it does.
