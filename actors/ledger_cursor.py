@@ -33,7 +33,7 @@ class LedgerBackoff:
 
     @property
     def lasts(self) -> bool:
-        return trio.current_time() < self._until
+        return self._until > 0 and trio.current_time() < self._until
 
     def __enter__(self) -> None: ...
 

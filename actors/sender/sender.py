@@ -243,20 +243,21 @@ class Sender(Actor):
             self._take_in(job)
 
     def _take_in(self, job: Job) -> None:
+        now = trio.current_time()
         self._queue.apply(job)
         self._doomed.pop(job.id, None)
         if job.status is not Status.QUEUED:
             self._back.pop(job.id, None)
         else:
             if job.id in self._keys:
-                self._back[job.id] = trio.current_time()
-            self._arrivals.note(job.id, trio.current_time())
+                self._back[job.id] = now
+            self._arrivals.note(job.id, now)
             if job.terminate_requested:
                 self._doomed[job.id] = Transition(
                     job.id, Status.QUEUED, Status.KILLED, "terminated before it began", by=Owner.SENDER
                 )
         self._reserve_slot(job)
-        self._pool.apply(job, trio.current_time())
+        self._pool.apply(job, now)
         if job.status is Status.PROCESSING and job.attempt is not None:
             dispatcher = self._dispatcher(job.attempt.node_id)
             # What no dispatcher knows was sent, or not, by an earlier life: it is in doubt.
