@@ -33,7 +33,7 @@ def test_a_job_is_seen_from_its_upload_to_its_end(
         number = submit(client, f"echo one; {shut.wait}; echo two; echo late >&2; exit 4", "Watched job")
         row = listed.locator(f"tr[data-key='{number}']")
         expect(row).to_contain_text("Running")
-        row.get_by_role("link", name=str(number), exact=True).click()
+        row.locator("th").get_by_role("link", name=str(number), exact=True).click()
         page = listed
         expect(page).to_have_title(f"Watched job · job {number} · Job orchestrator")
         expect(badge(page)).to_contain_text("Running")
@@ -91,7 +91,7 @@ def test_jobs_are_cancelled_and_run_again_by_keyboard_alone(
         expect(page.locator("#skip")).to_be_focused()
         page.keyboard.press("Enter")
         expect(page.locator("main")).to_be_focused()
-        link = page.get_by_role("link", name=str(number), exact=True)
+        link = page.locator("tbody th").get_by_role("link", name=str(number), exact=True)
         tab_to(page, link)
         page.keyboard.press("Enter")
         expect(page.locator("h1")).to_be_focused()
