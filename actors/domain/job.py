@@ -159,8 +159,8 @@ _values: Final = attrgetter(*_FIELDS)
 
 
 def change_job(job: Job, **changes: Any) -> Job:
-    """The row with these fields changed: `dataclasses.replace` in half the time, as each move makes a row.
-    Raises KeyError for a field that it does not have."""
+    """The row with these fields changed: `dataclasses.replace` in two thirds of its time, as each move makes
+    a row. Raises KeyError for a field that it does not have."""
     values = list(_values(job))
     for name, value in changes.items():
         values[_FIELDS[name]] = value
