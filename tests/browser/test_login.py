@@ -20,6 +20,7 @@ from orchestrator.client import Client
 
 SITE, PORT = "http://evil.example/", "http://127.0.0.1:8123/"
 """A page of another site, and one of another port of this host, with which the browser sends the cookie."""
+GOING = ("Queued", "Processing", "Submitted", "Prepared", "Running")
 PROXY = (b"Via: 1.1 proxy",)
 FORGED = """url => {
   const form = document.createElement("form");
@@ -111,7 +112,7 @@ def test_who_logs_in_is_where_they_wanted_to_be(
 def test_too_many_tries_are_told_to_wait(at_form: Callable[..., Page], client: Client) -> None:
     page = at_form()
     told = page.locator(".login [role=alert]")
-    for _ in range(12):
+    for _ in range(100):  # slow ones are more until they are too many
         log_in(page, "wrong")
         expect(told).not_to_be_empty()
         if "too many" in told.inner_text():
@@ -266,7 +267,7 @@ def test_a_forged_order_is_refused(at_form: Callable[..., Page], client: Client,
                 assert got.value.status in (401, 403), attacker
                 assert why in got.value.json()["message"], attacker
                 forger.close()
-        assert client.job(number).status == "Running"
+        assert client.job(number).status in GOING
         page.get_by_role("button", name=f"Cancel job {number}").click()
         page.get_by_role("dialog").get_by_role("button", name=f"Cancel job {number}").click()
         expect(page.locator("#said")).to_have_text(f"Job {number} is cancelled.")
@@ -317,7 +318,7 @@ def test_no_order_is_given_as_somebody_else(
         expect(page.locator("#who")).to_contain_text("Eve (reader)")
         expect(page.locator(".standing")).to_be_visible()
         expect(page.locator("[data-order]")).to_have_count(0)
-        assert client.job(number).status in ("Queued", "Processing", "Submitted", "Prepared", "Running")
+        assert client.job(number).status in GOING
         assert len(list(client.jobs())) == jobs
         shut.open()
         client.wait(number)

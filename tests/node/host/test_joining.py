@@ -110,19 +110,23 @@ async def test_a_refusal_is_told_once_and_tried_again(
 
 async def test_it_joins_once_somebody_listens(caplog: pytest.LogCaptureFixture) -> None:
     found, shutdown = Orchestrator(), trio.Event()
-    with trio.socket.socket() as free:
-        await free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    async with joining(f"http://127.0.0.1:{port}"), trio.open_nursery() as nursery:
-        while not caplog.records:
-            await trio.lowlevel.checkpoint()
+    with trio.socket.socket() as held:
+        # Nobody else gets the port meanwhile, not even who tries to connect to it.
+        held.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        await held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        async with joining(f"http://127.0.0.1:{port}"), trio.open_nursery() as nursery:
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
 
-        async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
-            await serve(found.app(), host="127.0.0.1", port=port, shutdown=shutdown, task_status=task_status)
+            async def listen(*, task_status: trio.TaskStatus[list[str]]) -> None:
+                await serve(
+                    found.app(), host="127.0.0.1", port=port, shutdown=shutdown, task_status=task_status
+                )
 
-        await nursery.start(listen)
-        assert (await found.told.receive())[0] == "POST"
-        shutdown.set()
+            await nursery.start(listen)
+            assert (await found.told.receive())[0] == "POST"
+            shutdown.set()
 
 
 async def test_it_leaves_and_goes_though_nobody_hears(orchestrator: Orchestrator) -> None:
