@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ class WriteThrough:
         self._running: set[str] = set()
         self._ask_at = math.inf
         self._writing = trio.Lock()
+        self._hurry = threading.Event()
         self._bell = Doorbell()
         self._complaint = Complaint(log)
 
@@ -104,12 +106,14 @@ class WriteThrough:
 
     async def write_all(self, *, in_no_hurry: bool = False) -> None:
         """Write through all that has ended by now, and note it; in no hurry, so that others have the disk
-        too. Raises `DiskFailed`, or `OSError`: then it is not noted."""
+        too, until somebody is. Raises `DiskFailed`, or `OSError`: then it is not noted."""
+        if not in_no_hurry:
+            self._hurry.set()
         async with self._writing:
             ended = list(self._waiting)
             self._ask_at = trio.current_time() + EVERY if self._running else math.inf
             places = [self._records.directory(key) for key in (*self._large, *self._running)]
-            sync = partial(self._sync, places, in_no_hurry=in_no_hurry)
+            sync = partial(self._sync, places, self._hurry if in_no_hurry else None)
             await trio.to_thread.run_sync(sync, abandon_on_cancel=True)
             still = [key for key in ended if key in self._waiting]
             if still:
@@ -117,7 +121,7 @@ class WriteThrough:
             for key in still:
                 self._leave(key)
 
-    def _sync(self, places: Sequence[Path], *, in_no_hurry: bool) -> None:
+    def _sync(self, places: Sequence[Path], hurry: threading.Event | None) -> None:
         """In a thread."""
-        write_large_back(places, in_no_hurry=in_no_hurry)
+        write_large_back(places, hurry)
         self._records.sync()

@@ -7,7 +7,9 @@ another payload.
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -23,23 +25,29 @@ STEP: Final = 8 << 20
 """Bytes that the disk is given at a time."""
 LITTLE: Final = 4 * STEP
 """Bytes that the kernel may hold back of everybody's files for it not to be worth a look."""
+LONGEST: Final = 30.0
+"""Seconds after which the rest is left to that sync: what a script leaves may take for ever."""
 _LOOKED_AT: Final = 1000
 """Files of a payload; where there are more, most are small."""
 
 
-def write_large_back(directories: Iterable[Path], *, in_no_hurry: bool = False) -> None:
+def write_large_back(directories: Iterable[Path], hurry: threading.Event | None = None) -> None:
     """Have the large files below each of these directories written, so that a sync that follows finds little
-    left. In no hurry, the disk is left to others for half of the time; of what is deleted meanwhile nothing
-    more is written. It makes nothing durable. What cannot be read or written is left to that sync, which says
-    so. Blocks."""
+    left. Until there is a `hurry`, the disk is left to others for half of the time; once there is, the rest
+    is left to that sync. None: there is one from the begin, and no pause. Of what is deleted meanwhile
+    nothing more is written. It makes nothing durable. What cannot be read or written is left to that sync,
+    which says so. Blocks, for `LONGEST` and a step at most."""
     if bytes_held_back() <= LITTLE:
         return
+    until = time.monotonic() + LONGEST
     for directory in directories:
         # The directory may be gone by now, and a script that runs may do anything with its files.
         with suppress(OSError, SourceChanged, TooManyEntries):
             for seconds in _write_back_below(directory):
-                if in_no_hurry:
-                    time.sleep(seconds)
+                if (left := until - time.monotonic()) <= 0:
+                    return
+                if hurry is not None and hurry.wait(min(seconds, left)):
+                    return
 
 
 def _write_back_below(directory: Path) -> Iterator[float]:
@@ -62,10 +70,21 @@ def _write_back_below(directory: Path) -> Iterator[float]:
 
 def _write_back(fd: int, size: int) -> Iterator[float]:
     waited = begun = 0
-    for end in (*range(STEP, size, STEP), size):
-        if not os.fstat(fd).st_nlink:
-            return
+    while begun < size and os.fstat(fd).st_nlink and (data := _find_data(fd, begun)) is not None:
+        # A file may be said to be larger than any disk: there is nothing to be written of its holes.
+        begun = max(begun, data - data % STEP)
+        end = min(begun + STEP, size)
         began = time.monotonic()
         write_back(fd, waited, begun, end)
         waited, begun = begun, end
         yield time.monotonic() - began
+
+
+def _find_data(fd: int, start: int) -> int | None:
+    """Where there is something in a file from there on."""
+    try:
+        return os.lseek(fd, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise

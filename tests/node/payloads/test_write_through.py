@@ -7,9 +7,11 @@ import math
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -298,7 +300,7 @@ async def test_large_files_of_what_is_here_are_given_to_the_disk_before_all_the_
 ) -> None:
     looked_at: list[set[str]] = []
 
-    def write(places: Collection[Path], *, in_no_hurry: bool) -> None:
+    def write(places: Collection[Path], hurry: threading.Event | None) -> None:
         synced.append("large files")
         looked_at.append({place.name for place in places})
 
@@ -318,6 +320,24 @@ async def test_large_files_of_what_is_here_are_given_to_the_disk_before_all_the_
         await node.ended(runs, size=LARGE_STEP + 1)
         await node.writing.write_all()
     assert looked_at == [{large, runs}, {runs}, {runs}]
+
+
+async def test_who_stops_a_node_does_not_wait_for_what_is_in_no_hurry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = threading.Event()
+
+    def write(places: Collection[Path], hurry: threading.Event | None) -> None:
+        began.set()
+        assert hurry is None or hurry.wait(30), "nobody says that there is one"
+
+    monkeypatch.setattr(write_through_module, "write_large_back", write)
+    async with opened(tmp_path) as node, trio.open_nursery() as nursery:
+        await node.through_all(KEYS[0])
+        nursery.start_soon(partial(node.writing.write_all, in_no_hurry=True))
+        assert await trio.to_thread.run_sync(began.wait, 30)
+        await node.writing.write_all()
+        assert node.records.written == {KEYS[0]}
 
 
 async def test_the_list_of_what_is_written_holds_no_more_than_what_is_there(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 
 from actors.process import procfs
 from node.runs import large_files
-from node.runs.large_files import LITTLE, STEP, write_large_back
+from node.runs.large_files import LITTLE, LONGEST, STEP, write_large_back
 
 
 @pytest.fixture
@@ -27,10 +28,38 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int, int]]:
 
 
 def make_file(path: Path, size: int) -> Path:
+    """With something in each step of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    with path.open("wb") as file:
+        for at in range(0, size, STEP):
+            file.seek(at)
+            file.write(b"x")
     os.truncate(path, size)
     return path
+
+
+class Hurry(threading.Event):
+    """Notes how long others have the disk. `comes`: whether somebody is in a hurry by then."""
+
+    def __init__(self, *, comes: bool = False) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+        self._comes = comes
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.slept.append(timeout)
+        return self._comes
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ends of those that were written back, which take half a second each."""
+    found: list[int] = []
+    monkeypatch.setattr(large_files, "write_back", lambda fd, waited, begun, end: found.append(end))
+    monkeypatch.setattr(large_files, "bytes_held_back", lambda: LITTLE + 1)
+    monkeypatch.setattr(large_files, "time", SimpleNamespace(monotonic=lambda: 0.5 * len(found)))
+    return found
 
 
 def test_large_files_are_written_step_by_step_and_nothing_else(
@@ -95,21 +124,38 @@ def test_of_what_is_deleted_meanwhile_no_more_is_written_and_what_fails_is_left_
 
 
 def test_in_no_hurry_others_have_the_disk_for_as_long_as_each_step_took(
-    tmp_path: Path, written: list[tuple[str, int, int, int]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, steps: list[int]
 ) -> None:
-    now, slept = 0.0, list[float]()
-
-    def note(fd: int, waited: int, begun: int, end: int) -> None:
-        nonlocal now
-        now += 0.5
-
-    monkeypatch.setattr(large_files, "write_back", note)
-    monkeypatch.setattr(large_files, "time", SimpleNamespace(monotonic=lambda: now, sleep=slept.append))
     make_file(tmp_path / "large", 2 * STEP)
     write_large_back([tmp_path])
-    assert slept == []
-    write_large_back([tmp_path], in_no_hurry=True)
-    assert slept == [0.5, 0.5]
+    assert steps == [STEP, 2 * STEP]
+    write_large_back([tmp_path], hurry := Hurry())
+    assert hurry.slept == [0.5, 0.5]
+
+
+def test_once_there_is_a_hurry_the_rest_is_left_to_the_sync(tmp_path: Path, steps: list[int]) -> None:
+    make_file(tmp_path / "large", 3 * STEP)
+    write_large_back([tmp_path, tmp_path], Hurry(comes=True))
+    assert steps == [STEP]
+
+
+def test_nothing_is_done_for_the_holes_of_a_file(
+    tmp_path: Path, written: list[tuple[str, int, int, int]]
+) -> None:
+    path, most = tmp_path / "sparse", 1 << 43
+    path.touch()
+    os.truncate(path, most)
+    with path.open("r+b") as file:
+        file.seek(most // 2 + 7)
+        file.write(b"x")
+    write_large_back([tmp_path])
+    assert written == [("sparse", 0, most // 2, most // 2 + STEP)]
+
+
+def test_what_takes_too_long_is_left_to_the_sync(tmp_path: Path, steps: list[int]) -> None:
+    make_file(tmp_path / "large", (2 * int(LONGEST) + 10) * STEP)
+    write_large_back([tmp_path, tmp_path])
+    assert len(steps) == 2 * LONGEST
 
 
 def test_what_the_kernel_holds_back_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
