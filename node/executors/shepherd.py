@@ -140,6 +140,8 @@ class Shepherd:
                 watch = Watch(request, self, (output, errors))
                 begun = watch.begin()
             except OSError as error:
+                # Who hears it may look at once for what is left of the payload: by its logs this would be.
+                close_all_from(first, self.host.tier.kept)
                 answer(_CONNECTION, f"failed {stage} {error.errno}")
                 return
             if not begun:
