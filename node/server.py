@@ -115,7 +115,7 @@ async def _serve(
     ready = ReadyStarts(
         executor, grants_of=settings.grants_of, leave_word=records.write_ready, through=records.through
     )
-    intended = workspace.is_intended
+    intended = workspace.settle_intended
     async with (
         open_table(records, clock, intended=intended, make_ready=ready.make_ready) as table,
         trio.open_nursery() as nursery,

@@ -35,6 +35,9 @@ GRACE = "grace"
 READY = "ready"
 WORD = "running"
 """The word that somebody has set out to start a payload, before and once it counts."""
+WITHDRAWN = "withdrawn"
+"""What becomes of the first of them when its agent has ended: who was asked by that one and comes late starts
+nothing, as the next one may have told by then that the payload never runs."""
 STARTING = "+"
 """Before the key in the name of a shepherd, until the run mark is there; from then on the key is its name.
 So it is known whose a shepherd is that serves one payload after another."""
@@ -122,11 +125,14 @@ def create(name: str, content: bytes, directory: int) -> None:
 
 
 def leave_word(directory: int) -> None:
-    """Make the word count that somebody has set out to start a payload, if it was not left before."""
+    """Make the word count that somebody has set out to start a payload, if it was not left before. Raises
+    `FileNotFoundError` where it was withdrawn, and not left anew."""
     try:
         os.rename(READY, WORD, src_dir_fd=directory, dst_dir_fd=directory)
     except FileNotFoundError:
-        return
+        names = os.listdir(directory)
+        if WITHDRAWN in names and WORD not in names:
+            raise
 
 
 def add(name: str, values: dict[str, str], directory: int) -> None:

@@ -10,6 +10,7 @@ cancelled or released, the node's name, and the counter of contract ids.
     DATA/boot                         how often the disk has failed to keep what was written, in this boot
     DATA/payloads/KEY/record.json     one payload
     DATA/payloads/KEY/ready           what becomes `running` with its name; does not count
+    DATA/payloads/KEY/withdrawn       what becomes of `ready` at the next start; counts for nothing
     DATA/payloads/KEY/running         the same once somebody has set out to start it, with since when it runs
                                       if it does so for a while; counts while the record says Prepared, or
                                       nothing

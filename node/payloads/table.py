@@ -230,8 +230,9 @@ async def open_table(
     make_ready: Callable[[Payload, Path], None] = lambda _payload, _directory: None,
 ) -> AsyncIterator[PayloadTable]:
     """The table of a data directory, reloaded from its records. `intended` says of a Prepared payload whether
-    somebody has already set out to start it; `make_ready` is told, in a thread, of each that is taken over,
-    and where its files are. What an earlier boot of the machine left unended is lost."""
+    somebody has already set out to start it, and has nobody else do so whom an earlier process asked;
+    `make_ready` is told, in a thread, of each that is taken over, and where its files are. What an earlier
+    boot of the machine left unended is lost."""
     table = PayloadTable(records, clock, make_ready)
     found = await trio.to_thread.run_sync(recover, records, clock.now(), intended)
     async with trio.open_nursery() as nursery:

@@ -8,6 +8,7 @@
         run ended          the executor's marks
         progress/          for the script to say how far it has come (see progress.py)
         ready              what `running` becomes when somebody sets out to start it (see ready_starts.py)
+        withdrawn          what `ready` becomes at the next start of the node (see mark_files.py)
         running            somebody has set out to start it (see records.py)
         intent             what was changed in its script, to be said in its message; mostly there is nothing
         received.json      how large files of its input arrived (see received.py), if there are any
@@ -44,6 +45,7 @@ from node.executors.slurm.batch_program import ORDER
 from node.runs.received import LARGE, Arriving, ReceivedFile, changes_are_told, note_received
 
 READY: Final = mark_files.READY
+WITHDRAWN: Final = mark_files.WITHDRAWN
 RUNNING: Final = mark_files.WORD
 INTENT: Final = "intent"
 MANIFEST: Final = "manifest.json"
@@ -100,6 +102,18 @@ class Workspace:
         """Whether somebody has set out to start this payload."""
         directory = f"{self.payloads}/{key}"
         return any(os.path.lexists(f"{directory}/{name}") for name in (RUNNING, INTENT, SUPERVISION, ORDER))
+
+    def settle_intended(self, key: str) -> bool:
+        """The same at the start of a node, for good: who was asked by an earlier process and has not come to
+        it does not start it any more. Blocks."""
+        directory = f"{self.payloads}/{key}"
+        try:
+            os.rename(f"{directory}/{READY}", f"{directory}/{WITHDRAWN}")
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return True  # it may come; the executor finds that out
+        return self.is_intended(key)
 
     def may_be_starting(self, key: str) -> bool:
         """The same of one for which the executor was asked: it leaves that word itself where one is ready."""

@@ -122,6 +122,20 @@ async def test_who_comes_late_starts_nothing_that_the_next_node_has_started(late
 
 
 @NAMESPACED
+@pytest.mark.parametrize("anew", [False, True])
+async def test_who_comes_late_starts_what_the_next_node_has_withdrawn_only_if_it_starts_it(
+    late, payloads, anew
+):
+    (late.spec.directory / mark_files.READY).rename(late.spec.directory / mark_files.WITHDRAWN)
+    if anew:
+        (late.spec.directory / mark_files.WORD).write_bytes(WORD)
+    os.kill(late.shepherd, signal.SIGCONT)
+    with trio.fail_after(30):
+        await payloads.ended(late.shepherd)
+    assert (read_run_mark(late.spec) is not None, (late.spec.work / "ran").exists()) == (anew, anew)
+
+
+@NAMESPACED
 async def test_the_next_node_finds_what_was_started_late(late):
     os.kill(late.shepherd, signal.SIGCONT)
     assert await late.post.line() == "up"

@@ -15,6 +15,7 @@ from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess
 from actors.domain.payload import Payload
 from actors.domain.status import Status
 from node.confinement.grants import NOTHING_GRANTED, Grants
+from node.executors import mark_files
 from node.host.cards import NVIDIA
 from node.runs import ready_starts, runs
 from node.runs.ready_starts import ReadyStarts
@@ -183,6 +184,26 @@ async def test_the_next_node_starts_what_was_ready_and_waited(tmp_path: Path) ->
         assert node.executor.adopted == [OTHER] and run.spec.options == ("-e",)
         run.finish()
         await node.until(KEY, "Completed")
+
+
+@pytest.mark.parametrize("came", [False, True])
+async def test_whoever_comes_late_to_what_was_ready_has_come_before_the_next_node_or_starts_nothing(
+    tmp_path: Path, came: bool
+) -> None:
+    async with node_in_process(tmp_path, leaves_word=True, slots=1) as node:
+        directory = await waiting(node)
+    handle = os.open(directory, os.O_RDONLY)
+    if came:
+        mark_files.leave_word(handle)
+    async with node_in_process(tmp_path, leaves_word=True, slots=1) as node:
+        await node.client.post("/v1/cancel", json={"keys": [KEY]})
+        await node.until(KEY, "Killed")
+        # What may run by then was ended; what has not begun by then never does.
+        assert (KEY in node.executor.adopted) is came
+    if not came:
+        with pytest.raises(FileNotFoundError):
+            mark_files.leave_word(handle)
+    os.close(handle)
 
 
 async def test_a_start_in_doubt_of_what_was_ready_is_found_out_before_its_end_is_told(tmp_path: Path) -> None:
