@@ -27,6 +27,8 @@ LITTLE: Final = 4 * STEP
 """Bytes that the kernel may hold back of everybody's files for it not to be worth a look."""
 LONGEST: Final = 30.0
 """Seconds after which the rest is left to that sync: what a script leaves may take for ever."""
+IN_HURRY: Final = 5.0
+"""The same where somebody waits for it: who stops a node does so for 20 s, that sync included."""
 _LOOKED_AT: Final = 1000
 """Files of a payload; where there are more, most are small."""
 
@@ -36,10 +38,10 @@ def write_large_back(directories: Iterable[Path], hurry: threading.Event | None 
     left. Until there is a `hurry`, the disk is left to others for half of the time; once there is, the rest
     is left to that sync. None: there is one from the begin, and no pause. Of what is deleted meanwhile
     nothing more is written. It makes nothing durable. What cannot be read or written is left to that sync,
-    which says so. Blocks, for `LONGEST` and a step at most."""
+    which says so. Blocks, for `LONGEST` or `IN_HURRY` and a step at most."""
     if bytes_held_back() <= LITTLE:
         return
-    until = time.monotonic() + LONGEST
+    until = time.monotonic() + (IN_HURRY if hurry is None else LONGEST)
     for directory in directories:
         # The directory may be gone by now, and a script that runs may do anything with its files.
         with suppress(OSError, SourceChanged, TooManyEntries):

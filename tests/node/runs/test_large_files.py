@@ -11,7 +11,7 @@ import pytest
 
 from actors.process import procfs
 from node.runs import large_files
-from node.runs.large_files import LITTLE, LONGEST, STEP, write_large_back
+from node.runs.large_files import IN_HURRY, LITTLE, LONGEST, STEP, write_large_back
 
 
 @pytest.fixture
@@ -152,10 +152,13 @@ def test_nothing_is_done_for_the_holes_of_a_file(
     assert written == [("sparse", 0, most // 2, most // 2 + STEP)]
 
 
-def test_what_takes_too_long_is_left_to_the_sync(tmp_path: Path, steps: list[int]) -> None:
+@pytest.mark.parametrize(("hurry", "most"), [(Hurry(), LONGEST), (None, IN_HURRY)], ids=["none", "hurry"])
+def test_what_takes_too_long_is_left_to_the_sync(
+    tmp_path: Path, steps: list[int], hurry: Hurry | None, most: float
+) -> None:
     make_file(tmp_path / "large", (2 * int(LONGEST) + 10) * STEP)
-    write_large_back([tmp_path, tmp_path])
-    assert len(steps) == 2 * LONGEST
+    write_large_back([tmp_path, tmp_path], hurry)
+    assert len(steps) == 2 * most
 
 
 def test_what_the_kernel_holds_back_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
