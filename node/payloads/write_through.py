@@ -110,6 +110,7 @@ class WriteThrough:
         if not in_no_hurry:
             self._hurry.set()
         async with self._writing:
+            self._hurry.clear()
             ended = list(self._waiting)
             self._ask_at = trio.current_time() + EVERY if self._running else math.inf
             places = [self._records.directory(key) for key in (*self._large, *self._running)]

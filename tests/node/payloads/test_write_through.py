@@ -325,11 +325,12 @@ async def test_large_files_of_what_is_here_are_given_to_the_disk_before_all_the_
 async def test_who_stops_a_node_does_not_wait_for_what_is_in_no_hurry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began = threading.Event()
+    began, hurried = threading.Event(), list[bool]()
 
     def write(places: Collection[Path], hurry: threading.Event | None) -> None:
         began.set()
-        assert hurry is None or hurry.wait(30), "nobody says that there is one"
+        if hurry is not None:
+            hurried.append(hurry.wait(30))
 
     monkeypatch.setattr(write_through_module, "write_large_back", write)
     async with opened(tmp_path) as node, trio.open_nursery() as nursery:
@@ -338,6 +339,13 @@ async def test_who_stops_a_node_does_not_wait_for_what_is_in_no_hurry(
         assert await trio.to_thread.run_sync(began.wait, 30)
         await node.writing.write_all()
         assert node.records.written == {KEYS[0]}
+        assert hurried == [True]
+        # It is over then: whoever goes on has time again.
+        monkeypatch.setattr(
+            write_through_module, "write_large_back", lambda _, hurry: hurried.append(hurry.is_set())
+        )
+        await node.writing.write_all(in_no_hurry=True)
+        assert hurried == [True, False]
 
 
 async def test_the_list_of_what_is_written_holds_no_more_than_what_is_there(
