@@ -60,7 +60,9 @@ class ReadyStarts:
             self._leave_word(payload, directory)
             self._options[payload.key] = options
         if len(self._options) > REMEMBERED:
-            self._options.pop(next(iter(self._options)))
+            # It may be started just now, by another thread.
+            for oldest in list(self._options)[:1]:
+                self._options.pop(oldest, None)
 
     def take(self, payload: Payload) -> tuple[str, ...] | None:
         """The options that the script of a payload has for bash, if it is ready and needs no more. Once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,6 +139,26 @@ def test_what_is_taken_over_anew_is_not_taken_for_what_was_ready_before(tmp_path
         (work / "run.sh").write_bytes(script)
         ready.make_ready(PAYLOAD, work.parent)
     assert ready.take(PAYLOAD) is None
+
+
+def test_what_is_to_be_forgotten_may_be_started_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Started(dict[str, tuple[str, ...]]):
+        """Whatever is found in it is taken by somebody else."""
+
+        def __iter__(self) -> Iterator[str]:
+            found = list(self.keys())
+            self.clear()
+            return iter(found)
+
+    monkeypatch.setattr(ready_starts, "REMEMBERED", 0)
+    ready = starts(NOTHING_GRANTED)
+    monkeypatch.setattr(ready, "_options", Started())
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "run.sh").write_bytes(WAITING["run.sh"])
+    ready.make_ready(PAYLOAD, tmp_path)
+    assert not vars(ready)["_options"]
 
 
 async def test_a_script_that_is_not_there_is_invalid_as_ever(tmp_path: Path) -> None:
