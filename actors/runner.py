@@ -73,6 +73,8 @@ class RunnerMailbox(Mailbox):
         super().__init__("runner")
         self.news: dict[str, Payload] = {}
         self.unread = False
+        self.begun: set[str] = set()
+        """What a life set out to start, and none has seen the end of: it may run, and not be recorded so."""
         self.closing = trio.Event()
         self.closed = trio.Event()
         self.grace = math.inf
@@ -177,9 +179,9 @@ class Runner(Actor):
         elif payload.status is Status.RUNNING:
             self._follow(payload, adopt=True)
         elif payload.cancelled:
-            # It needs no slot, and nothing of it has started.
+            # It needs no slot, and nothing of it has started, unless by an earlier life of the Runner.
             self._prepared.pop(key, None)
-            self._follow(payload, adopt=False)
+            self._follow(payload, adopt=key in self._inbox.begun)
         else:
             self._prepared[key] = payload
 
@@ -229,6 +231,7 @@ class Runner(Actor):
                     await self._record(payload, [began])
                 found = await self._until_end(payload, watch, found)
             await self._record_end(payload, watch, found, unrecorded)
+            self._inbox.begun.discard(payload.key)
         finally:
             self._watched.pop(payload.key, None)
             if self._prepared or self._closing.is_set():
@@ -236,6 +239,7 @@ class Runner(Actor):
 
     async def _start(self, payload: Payload, watch: _Watch) -> Running | RunResult:
         backoff = self._backoff()
+        self._inbox.begun.add(payload.key)
         while True:
             try:
                 return await self._runs.start(payload)

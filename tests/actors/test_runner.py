@@ -133,6 +133,22 @@ async def test_what_is_cancelled_before_it_was_told_to_run_is_stopped_at_once(
     assert world.told() == (Status.KILLED, "terminated")
 
 
+async def test_what_an_earlier_life_has_started_is_ended_before_it_is_told_as_killed(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(brief=3600.0)
+    async with world.going():
+        world.table.put(payload())
+        await wait_all_tasks_blocked()
+        assert world.runs.started == [KEY] and world.table.moves == []
+    world.table.cancel(KEY)
+    async with world.going():
+        await trio.sleep(1.0)
+        assert world.runs.adopted == [KEY] and world.runs.running[KEY].stopped == [5.0]
+        assert not world.runner.begun
+    assert world.told() == (Status.KILLED, "terminated")
+
+
 async def test_its_limit_of_time_holds_before_it_was_told_to_run(autojump_clock: MockClock) -> None:
     world = World(brief=3600.0)
     async with world.going():
