@@ -48,13 +48,14 @@ async def test_two_orchestrators_share_the_slots_of_a_node_and_leave_each_other_
         # Its slot is free for the other job of the same orchestrator, and for it alone.
         assert (await first.ended(more))["status"] == "Completed"
         assert (await second.job(theirs))["status"] == "Running"
+    payloads = here.directory / "node" / "payloads"
+    await until(lambda: len(list(payloads.iterdir())) == 1, payloads.parent)
     assert await one.end(signal.SIGTERM) == 0
     async with portal(two.url) as second:
         shut.open()
         end = await second.ended(theirs)
         assert (end["status"], end["attempt"]) == ("Completed", 1)
         assert (await second.contents(theirs))["result.txt"] == b"mine\n"
-    payloads = here.directory / "node" / "payloads"
     await until(lambda: not all_files(payloads), payloads.parent)
 
 

@@ -19,6 +19,7 @@ from actors.domain.payload import Payload
 from actors.wire.link.link import Link
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import NotUpgraded, ask_for
+from node.api import link as link_module
 from node.api.packing import CollectForm, collect_one
 from node.api.small_results import HEADS
 
@@ -94,6 +95,27 @@ async def test_an_attempt_goes_over_it_and_comes_home_with_what_it_left(tmp_path
         assert answer["items"] == [{"key": KEY, "result": "released"}]
         (look,) = (await client.ask("lookup", {"keys": [KEY]}))["items"]
         assert look["result"] == "tombstoned"
+
+
+async def test_a_release_is_answered_with_what_is_told_next_or_at_once_where_nothing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "HEARTBEAT_EVERY", 3600.0)
+    async with node_in_process(tmp_path) as node, linked(node) as client, trio.open_nursery() as nursery:
+        await client.submit(KEY, OTHER)
+        (await node.executor.run_of(KEY)).finish()
+        assert (await client.hear("ended")).body["payloads"][0]["key"] == KEY
+        answered = trio.Event()
+
+        async def release() -> None:
+            await client.ask("release", {"keys": [KEY]})
+            answered.set()
+
+        nursery.start_soon(release)
+        (await node.executor.run_of(OTHER)).finish()
+        await client.hear("ended")
+        await answered.wait()
+        await client.ask("release", {"keys": [OTHER]})
 
 
 async def test_what_the_answer_to_an_order_says_is_not_told_once_more(tmp_path: Path) -> None:
