@@ -267,8 +267,8 @@ class _NodeLink:
 
     def _answer(self, message: Message, body: Mapping[str, Any]) -> None:
         if message.kind == "release" and self._table.count_held().get(self._peer.name):
-            # Until it is answered the orchestrator gathers what it lets go of: with what is told next of those
-            # that go on, or a heartbeat.
+            # Until it is answered the orchestrator gathers what it lets go of: with what is told next of what
+            # goes on, or a heartbeat.
             self._link.leave(message.kind, body, Lane.ORDERS, answers=message.asks)
             return
         lane = Lane.URGENT if message.kind == "cancel" else Lane.ORDERS
