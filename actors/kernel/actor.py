@@ -101,8 +101,7 @@ class Mailbox:
 
     def tell(self, message: object) -> None:
         """Hand over a message, or drop it if the mailbox is full; the bell rings either way."""
-        if not self._put(message):
-            self.dropped += 1
+        self.leave(message)
         self._bell.ring()
 
     def leave(self, message: object) -> None:

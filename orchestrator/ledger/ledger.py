@@ -744,7 +744,7 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
     elif isinstance(change, SetProgress):
         step = rules.set_progress(job, change, seq=seq, now=now)
     else:
-        step = rules.move(job, change, has_open=False, seq=seq, now=now)
+        step = rules.move(job, change, seq=seq, now=now)
     if isinstance(step, ChangeResult):
         return ChangeAnswer(step, job)
     # Whether one is open already the table finds out by itself.

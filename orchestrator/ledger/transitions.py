@@ -78,10 +78,8 @@ def new_job(job: NewJob, *, job_id: int, seq: int, now: float) -> AppliedChange:
     return AppliedChange(row, HistoryEntry(job_id, now, None, Status.QUEUED, UPLOADED, None, None))
 
 
-def move(
-    job: Job | None, change: Transition, *, has_open: bool, seq: int, now: float
-) -> AppliedChange | ChangeResult:
-    """Decide on a move. `has_open` says whether any attempt of the job is OPEN.
+def move(job: Job | None, change: Transition, *, seq: int, now: float) -> AppliedChange | ChangeResult:
+    """Decide on a move. Whether another attempt of the job is OPEN is for who stores a new one to find out.
 
     A job that leaves its attempt behind (requeued or ended) without saying what becomes of it leaves it OVER:
     then the node is told to let go of it, and nothing is forgotten there.
@@ -95,7 +93,7 @@ def move(
         return ChangeResult.REFUSED
     if not may_move(job.status, change.target, terminate_requested=job.terminate_requested):
         return ChangeResult.REFUSED
-    if not _attempt_fits(job, change, has_open=has_open):
+    if not _attempt_fits(job, change):
         return ChangeResult.REFUSED
 
     reason = storable(change.reason)
@@ -174,8 +172,8 @@ def set_progress(
     message = storable(change.message)
     if (change.fraction, message, change.batch) == (job.progress, job.progress_message, job.batch):
         return ChangeResult.STALE
-    said = change_job(job, progress=change.fraction, progress_message=message, batch=change.batch)
-    return AppliedChange(change_job(said, change_seq=seq, updated_at=now))
+    said = {"progress": change.fraction, "progress_message": message, "batch": change.batch}
+    return AppliedChange(change_job(job, **said, change_seq=seq, updated_at=now))
 
 
 def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | ChangeResult:
@@ -232,14 +230,14 @@ def _running_since(job: Job, target: Status, now: float) -> float | None:
     return now if target is Status.RUNNING and job.running_since is None else job.running_since
 
 
-def _attempt_fits(job: Job, change: Transition, *, has_open: bool) -> bool:
+def _attempt_fits(job: Job, change: Transition) -> bool:
     """Processing begins with an attempt of its own and nothing else does."""
     attempt = change.attempt
     if (change.target is Status.PROCESSING) != (attempt is not None):
         return False
     if attempt is None:
         return change.attempt_state is not AttemptState.OPEN
-    return attempt.job_id == job.id and attempt.state is AttemptState.OPEN and not has_open
+    return attempt.job_id == job.id and attempt.state is AttemptState.OPEN
 
 
 def _leave(current: Attempt, change: Transition) -> Attempt:

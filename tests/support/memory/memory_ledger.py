@@ -261,9 +261,11 @@ class MemoryLedger:
         elif isinstance(change, SetProgress):
             step = rules.set_progress(job, change, seq=self._seq + 1, now=now)
         else:
-            step = rules.move(job, change, has_open=self._blocked(change), seq=self._seq + 1, now=now)
+            step = rules.move(job, change, seq=self._seq + 1, now=now)
         if isinstance(step, ChangeResult):
             return ChangeAnswer(step, job)
+        if step.new_attempt is not None and self._is_blocked(step.new_attempt):
+            return ChangeAnswer(ChangeResult.REFUSED, job)
         if isinstance(change, Transition) and change.results is not None:
             self._files[step.job.storage_key, "result"] = change.results
         if step.job.status is Status.CLEANED:
@@ -272,12 +274,10 @@ class MemoryLedger:
         self._store(step)
         return ChangeAnswer(ChangeResult.DONE, step.job)
 
-    def _blocked(self, change: Transition) -> bool:
-        if change.attempt is None:
-            return False
-        keys = self._of_job.get(change.job_id, ())
+    def _is_blocked(self, attempt: Attempt) -> bool:
+        keys = self._of_job.get(attempt.job_id, ())
         is_open = any(self._attempts[key].state is AttemptState.OPEN for key in keys)
-        return is_open or change.attempt.key in self._attempts
+        return is_open or attempt.key in self._attempts
 
     def _store(self, step: rules.AppliedChange) -> None:
         job, before = step.job, self._jobs.get(step.job.id)
