@@ -18,12 +18,13 @@ TOOLS = [
     *("sha256sum", "tail", "true"),
 ]
 
-# As much of an interpreter as the script asks for; each call is noted. `venv` makes a link to itself.
+# As much of an interpreter as the script asks for; each call is noted. `venv` makes a copy of itself.
 PYTHON = """#!/bin/bash
 echo "python $*" >> "$CALLS"
 case "$*" in
   *version_info*) echo "${FAKE_VERSION:-3.11}" ;;
   *ensurepip*) [ -e "$STATE/venv-installed" ] || [ -z "${NO_VENV:-}" ] ;;
+  *base_prefix*) sha256sum < "$0" ;;
   --version) echo "Python ${FAKE_VERSION:-3.11}.0" ;;
   "-m venv"*) made="${*: -1}/bin/python"; mkdir -p "${made%/*}" && cat "$0" > "$made" && chmod +x "$made" ;;
   "-m pip install"*) echo "$PIP_SAYS"; [ -z "${PIP_SAYS:-}" ] ;;
@@ -38,14 +39,25 @@ SUDO = '#!/bin/bash\necho "sudo $*" >> "$CALLS"\n[ "$1" != -n ] || shift\n[ -z "
 USER_ID = '#!/bin/bash\necho "${FAKE_UID:-0}"\n'
 
 
+def other(version: str, case: str = "none", answer: str = "") -> str:
+    """A stand-in of this version, which answers one of its cases with another command."""
+    return PYTHON.replace("FAKE_VERSION:-3.11", f"OTHER_VERSION:-{version}").replace(
+        'case "$*" in\n', f'case "$*" in\n  {case}) {answer} ;;\n'
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A project directory and a PATH with little on it."""
+    """A project directory, a PATH with little on it, and a directory that stands for /usr/bin."""
 
     root: Path
     programs: Path
 
-    def add(self, name: str, text: str) -> None:
+    @property
+    def own(self) -> Path:
+        return self.root.parent / "own"
+
+    def add(self, name: str | Path, text: str) -> None:
         program = self.programs / name
         program.unlink(missing_ok=True)
         program.write_text(text)
@@ -89,11 +101,14 @@ def machine() -> Iterator[Machine]:
         for file in ("pyproject.toml", "deploy/lock/run.txt", "deploy/lock/dev.txt", "scripts/setup"):
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, root / file)
+        made = Machine(root, programs)
+        made.own.mkdir()
+        setup = root / "scripts" / "setup"
+        setup.write_text(setup.read_text().replace("/usr/bin/", f"{made.own}/"))
         for tool in TOOLS:
             found = shutil.which(tool)
             assert found, tool
             (programs / tool).symlink_to(found)
-        made = Machine(root, programs)
         made.add("python3", PYTHON)
         made.add("id", USER_ID)
         yield made
@@ -104,7 +119,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 1
     assert done.stdout == ""
     *before, last = done.stderr.splitlines()
-    assert all(line.startswith("scripts/setup: installing") for line in before)
+    assert all(line.startswith(("scripts/setup: installing", "scripts/setup: made")) for line in before)
     assert last.startswith("scripts/setup: ")
     assert "type: " in last
     return last
@@ -174,8 +189,79 @@ def test_no_python_at_all_is_said_in_one_line(machine: Machine) -> None:
 
 
 def test_second_best_name_of_python_is_found(machine: Machine) -> None:
-    machine.add("python3.12", PYTHON.replace("FAKE_VERSION", "OTHER_VERSION").replace(":-3.11", ":-3.12"))
+    machine.add("python3.12", other("3.12"))
     assert machine.run(FAKE_VERSION="3.10").returncode == 0
+
+
+def test_python_of_the_distribution_is_taken_before_those_of_path(machine: Machine) -> None:
+    machine.add(machine.own / "python3", other("3.14"))
+    machine.add(machine.own / "python3.12", other("3.12"))
+    done = machine.run()
+    assert done.returncode == 0
+    assert f"made .venv with {machine.own}/python3.12, Python 3.12, the distribution's own\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "own",
+    [other("3.10"), other("3.12", "*ensurepip*", "exit 1"), other("3.12", '"-m venv"*', "exit 1")],
+    ids=["unsuitable", "without the module", "failing"],
+)
+def test_next_python_is_taken_before_anything_is_installed(machine: Machine, own: str) -> None:
+    machine.add("apt-get", APT)
+    machine.add(machine.own / "python3", own)
+    done = machine.run()
+    assert done.returncode == 0
+    assert f"made .venv with {machine.programs}/python3, Python 3.11, the first on PATH" in done.stderr
+    assert not any(call.startswith("apt-get") for call in machine.calls())
+
+
+def test_venv_module_is_installed_for_the_python_of_the_distribution(machine: Machine) -> None:
+    machine.add("apt-get", APT)
+    machine.add(machine.own / "python3", other("3.12"))
+    done = machine.run(NO_VENV="1")
+    assert f"made .venv with {machine.own}/python3, Python 3.12, the distribution's own\n" in done.stderr
+    assert "apt-get install -y --no-install-recommends python3.12-venv" in machine.calls()
+
+
+def test_python_that_is_asked_for_is_taken_before_all(machine: Machine) -> None:
+    machine.add(machine.own / "python3", other("3.12"))
+    wish = machine.root / "my python"
+    machine.add(wish, other("3.13"))
+    done = machine.run(PYTHON=str(wish))
+    assert done.returncode == 0
+    assert f"made .venv with {wish}, Python 3.13, as PYTHON asks\n" in done.stderr
+    machine.calls()
+    again = machine.run(PYTHON=str(wish))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert not any(" -m " in call for call in machine.calls())
+
+
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize("version", ["3.10", None])
+def test_unsuitable_wish_is_refused_and_changes_nothing(
+    machine: Machine, ready: bool, version: str | None
+) -> None:
+    if ready:
+        machine.run()
+    if version:
+        machine.add("wish", other(version))
+    said = one_line(machine.run(PYTHON="wish"))
+    assert "PYTHON=wish does not run as Python 3.11, 3.12 or 3.13; type: PYTHON=" in said
+    assert (machine.root / ".venv").exists() == ready
+
+
+def test_environment_that_is_there_is_kept_and_a_wish_for_another_refused(machine: Machine) -> None:
+    machine.run()
+    venv = machine.root / ".venv"
+    made = (venv / "bin" / "python").read_text()
+    machine.add(machine.own / "python3", other("3.12"))
+    with (machine.root / "pyproject.toml").open("a") as lines:
+        lines.write("# changed\n")
+    done = machine.run()
+    assert (done.returncode, "made .venv" in done.stderr) == (0, False)
+    said = one_line(machine.run(PYTHON=f"{machine.own}/python3"))
+    assert f"{venv} is there, and not of PYTHON={machine.own}/python3; type: rm -rf '{venv}' && " in said
+    assert (venv / "bin" / "python").read_text() == made
 
 
 def test_no_venv_module_and_no_right_to_install_it_is_said_in_one_line(machine: Machine) -> None:
@@ -238,3 +324,10 @@ def test_tools_that_cannot_be_installed_are_named_with_what_is_skipped(machine: 
 def test_unknown_argument_shows_the_usage(machine: Machine) -> None:
     done = machine.run("--devel")
     assert (done.returncode, done.stderr) == (2, "usage: scripts/setup [--dev]\n")
+
+
+def test_help_tells_how_to_ask_for_a_python(machine: Machine) -> None:
+    done = machine.run("--help")
+    assert (done.returncode, done.stderr, machine.calls()) == (0, "", [])
+    assert done.stdout.startswith("usage: scripts/setup [--dev]\n")
+    assert "PYTHON=/path/to/python" in done.stdout
