@@ -215,13 +215,15 @@ class Session:
         self._put(message, lane, None)
 
     def ask(self, message: Message, lane: Lane, over: Callable[[], None]) -> Question:
-        """`message` as a question."""
+        """`message` as a question. Of a link that has ended it is over at once."""
         self._numbers += 1
         question = Question(self._numbers, over)
-        if not self._closed:
-            self._questions[question.number] = question
-            numbered = Message(message.kind, message.body, message.blob, asks=question.number)
-            self._put(numbered, lane, question)
+        if self._closed:
+            over()
+            return question
+        self._questions[question.number] = question
+        numbered = Message(message.kind, message.body, message.blob, asks=question.number)
+        self._put(numbered, lane, question)
         return question
 
     def withdraw(self, question: Question) -> None:

@@ -166,6 +166,15 @@ def test_where_a_link_breaks_a_question_is_answered_in_doubt_or_has_left_no_trac
     assert ours.take() is None
 
 
+def test_a_question_of_a_link_that_has_ended_is_over_at_once_and_was_not_sent() -> None:
+    ours, _ = met()
+    ours.close()
+    over: list[str] = []
+    question = ours.ask(Message("submit"), Lane.ORDERS, lambda: over.append("over"))
+    assert over == ["over"] and not question.sent and question.answer is None
+    assert ours.take() is None
+
+
 def test_a_question_that_was_not_sent_can_be_withdrawn_and_one_that_was_goes_on() -> None:
     ours, theirs = met()
     unsent = ours.ask(Message("submit"), Lane.ORDERS, lambda: None)
