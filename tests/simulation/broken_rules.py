@@ -355,14 +355,14 @@ _is_in_vain = getter.Getter._is_in_vain
 RULES = (
     BrokenRule("no key on a submit", Faulty(no_key=True)),
     BrokenRule(
-        "results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted, seed=13
+        "results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted, seed=22
     ),
     BrokenRule("a slot not freed when a node is lost", broken=_slot_kept_when_lost, seed=1),
     BrokenRule("a transition without its compare", Faulty(no_compare=True), seed=1),
     BrokenRule("a state that is not left by its owner", Faulty(any_owner=True), _moved_by_the_getter, seed=1),
     BrokenRule("a requeue after an ambiguous submit", broken=_requeued_when_ambiguous, seed=32),
     BrokenRule("terminate forgotten at a hand-over", broken=_terminate_forgotten_at_hand_over, seed=20),
-    BrokenRule("absence believed from an old picture", broken=_absence_believed),
+    BrokenRule("absence believed from an old picture", broken=_absence_believed, seed=12),
     BrokenRule("a release forgotten over a restart", Faulty(release_forgotten=True)),
     BrokenRule("quota counted in memory only", broken=_quota_in_memory_only, seed=9),
     BrokenRule(
@@ -412,7 +412,7 @@ RULES = (
         seed=89,
     ),
     BrokenRule("a batch job that begins again", Faulty(begins_again=True), seed=42),
-    BrokenRule("another boot told of what outlives the machine", Faulty(boot_told=True), seed=108),
+    BrokenRule("another boot told of what outlives the machine", Faulty(boot_told=True), seed=141),
     BrokenRule(
         "results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0), seed=13
     ),
