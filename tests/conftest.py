@@ -2,10 +2,13 @@
 
 Signals that whoever started the tests has ignored (`nohup`, `&` in a script) are taken again, since what a
 test starts inherits that, and Ctrl-C or a closed terminal would end none of it.
+
+What the collection has made stays to the end: the garbage collector does not look through it again and again.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator
@@ -21,6 +24,12 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         # A handler, so that programs begin with the default, while the tests themselves still outlive it.
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+
+
+def pytest_collection_finish() -> None:
+    """Of thousands of tests and all that they import: a seventh of all processor time went into that."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
