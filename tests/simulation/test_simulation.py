@@ -15,7 +15,7 @@ from simulation.plan import make
 from simulation.run import run
 from simulation.shrink import shrink
 
-SEEDS = 300
+SEEDS = 200
 CHUNK = 25
 
 
