@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 import pytest
@@ -32,6 +33,13 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("boto3.session.Session", _session)
+
+
+@cache
+def _session() -> Session:
+    """One for all clients: each would read the model of EC2 anew, which takes most of a test's time."""
+    return Session()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def cloud() -> Iterator[str]:
 @pytest.fixture
 def api(cloud: str) -> Iterator[Any]:
     """A client of the test's own, onto a cloud without instances."""
-    client = Session().client("ec2", region_name="us-east-1", endpoint_url=cloud)
+    client = _session().client("ec2", region_name="us-east-1", endpoint_url=cloud)
     yield client
     for reservation in client.describe_instances()["Reservations"]:
         client.terminate_instances(InstanceIds=[one["InstanceId"] for one in reservation["Instances"]])
