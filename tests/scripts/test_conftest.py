@@ -46,6 +46,8 @@ def run_suite(
     (directory / "test_whole_module.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
     environment = {name: value for name, value in os.environ.items() if name not in {"CI", "PYTEST_ADDOPTS"}}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_XDIST")}
+    # Most of what a second pytest costs is plugins that are not used here.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     if ci is not None:
         environment["CI"] = ci
     done = subprocess.run(
@@ -57,8 +59,6 @@ def run_suite(
             "pytest",
             "-p",
             "no:cacheprovider",
-            "-p",
-            "no:schemathesis",  # half a second for what is not used
             "--rootdir",
             str(directory),
             # Beside those of other runs it would delete the oldest of them at its end.
@@ -77,7 +77,7 @@ def run_suite(
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "1")], ids=["one process", "xdist"])
 def test_under_ci_each_skip_fails_with_its_reason(tmp_path: Path, workers: tuple[str, ...]) -> None:
     status, output = run_suite(tmp_path, "true", "--continue-on-collection-errors", *workers)
     assert status == 1
