@@ -1,6 +1,7 @@
-"""A day of an operator, with what is given out: scripts/operators_day.py [--from COMMIT] [--jobs N] [--keep]
+"""A day of an operator: scripts/operators_day.py [--from COMMIT] [--jobs N] [--pause SECONDS] [--keep]
 
-An earlier version is built from this repository, and its wheel installed into an environment of its own.
+With what is given out: an earlier version is built from this repository, and its wheel installed into an
+environment of its own.
 A server and two nodes are started as their units of systemd have it; jobs are sent, metrics read, an alert
 fires and clears. A backup is made under load, and while jobs run all are upgraded to this version: one node
 before the server, one after it. Then a quota is changed under load, and the server is killed, restored
@@ -133,10 +134,12 @@ class Machine:
 
 
 class Day:
-    def __init__(self, root: Path, jobs: int, earlier: str | None) -> None:
-        """`earlier`: the commit to upgrade from; None: this tree itself."""
+    def __init__(self, root: Path, jobs: int, pause: float, earlier: str | None) -> None:
+        """`jobs` of the load, with `pause` seconds between two. `earlier`: the commit to upgrade from; None:
+        this tree itself."""
         self.root = root
         self.jobs = jobs
+        self.pause = pause
         self.earlier = earlier
         self.began = time.monotonic()
         self.gates = root / "gates"
@@ -310,6 +313,7 @@ class Day:
                         job = client.submit(files, service=SERVICE, user=len(sent) % 3 + 1)
                         sent.append(job.id)
                         client.wait(job.id, PATIENCE)
+                        over.wait(self.pause)
             except ClientError as error:
                 failed.append(error)
 
@@ -422,17 +426,20 @@ def end_what_is_left(root: Path) -> None:
     "--jobs", type=click.IntRange(3, 10_000), default=60, show_default=True, help="Jobs of the load."
 )
 @click.option(
+    "--pause", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds between two of them."
+)
+@click.option(
     "--from",
     "earlier",
     help="Commit or tag to upgrade from, else the newest tag of a version, "
     "else the first commit of this version, else this tree.",
 )
 @click.option("--keep", is_flag=True, help="Leave the directory of the day, and say where it is.")
-def main(jobs: int, earlier: str | None, keep: bool) -> None:
+def main(jobs: int, pause: float, earlier: str | None, keep: bool) -> None:
     root = Path(tempfile.mkdtemp(prefix="orchestrator-day-"))
     root.chmod(0o711)  # jobs have users of their own
     try:
-        day = Day(root, jobs, earlier or find_earlier())
+        day = Day(root, jobs, pause, earlier or find_earlier())
         day.spend()
         day.tell("no difference")
     except (DayFailed, UnitFailed, PackagingFailed, ClientError) as error:

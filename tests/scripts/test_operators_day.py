@@ -24,7 +24,7 @@ STEPS = (
 
 
 def test_a_day_passes_without_a_difference(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--jobs", "3"]
+    command = [sys.executable, str(SCRIPT), "--jobs", "3", "--pause", "0.5"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

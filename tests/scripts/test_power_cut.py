@@ -35,7 +35,9 @@ from testbed.power_cut.trace import Done, Make, Rename, Sync, Write
 
 JOBS = 15
 MANY = 400
-"""Cuts among which it is found whatever is broken: of 200, seven or more did."""
+"""Cuts among which it is found whatever is broken: of 200, five or more did."""
+OWED = {"soft-uploads": Accepted, "soft-attempts": Begun, "early-notes": Begun}
+"""What was told when a broken rule is seen most: so a tenth of the cuts is enough to find it."""
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
@@ -76,7 +78,8 @@ def test_what_a_server_told_is_there_after_any_cut(tmp_path: Path, place: Path) 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_rule_that_is_broken_is_found_out(tmp_path: Path, place: Path, control: str) -> None:
     recording = record(tmp_path, jobs=12, seed=1, control=control)
-    found = (cut.number for cut in cuts(recording, place, count=MANY, seed=1) if cut.wrong)
+    after = OWED.get(control)
+    found = (cut.number for cut in cuts(recording, place, count=MANY, seed=1, after=after) if cut.wrong)
     assert next(found, None) is not None
 
 

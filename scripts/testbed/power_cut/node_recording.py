@@ -24,8 +24,10 @@ from testbed.power_cut.told import EndedThere, Finished, StartedThere, TakenTher
 SLOTS: Final = 6
 LONGEST: Final = 0.4
 PAUSES: Final = 2
-PAUSE: Final = 4.0
+PAUSE: Final = 3.0
 """Seconds for which the server stands still: what ends meanwhile is not collected, and is written through."""
+BETWEEN: Final = 1.0
+"""Seconds for which it goes on before each of them."""
 TIMEOUT: Final = 60.0
 NODE: Final = "node-1"
 
@@ -86,7 +88,9 @@ def _plan(jobs: int, seed: int, marks: Path) -> Sequence[_Job]:
             "mv given.txt left.txt; say over\n"
         )
         files = {"run.sh": script.encode(), "given.txt": result_of(serial)}
-        planned.append(_Job(serial, files, rng.uniform(0, 2 * PAUSES * PAUSE), by_contract=serial % 3 == 0))
+        planned.append(
+            _Job(serial, files, rng.uniform(0, PAUSES * (BETWEEN + PAUSE)), by_contract=serial % 3 == 0)
+        )
     return planned
 
 
@@ -112,7 +116,7 @@ class _Users:
         """The server stands still from time to time."""
         process = self._cluster.server.process
         for _ in range(PAUSES):
-            await trio.sleep(PAUSE)
+            await trio.sleep(BETWEEN)
             process.send_signal(signal.SIGSTOP)
             try:
                 await trio.sleep(PAUSE)

@@ -30,16 +30,25 @@ class Cut:
     place: Path
 
 
-def cuts(recording: Recording, place: Path, *, count: int, seed: int, processes: int = 0) -> Iterator[Cut]:
+def cuts(
+    recording: Recording,
+    place: Path,
+    *,
+    count: int,
+    seed: int,
+    processes: int = 0,
+    after: type[Told] | None = None,
+) -> Iterator[Cut]:
     """Cut, judge, and go on. On `processes` of the disks a real server is started, too. `place` is a
-    directory that is there."""
+    directory that is there. `after`: it is cut right after something of this kind was told, and never
+    elsewhere."""
     real = {count * (number + 1) // (processes + 1) for number in range(processes)}
 
     def judge_all(number: int, here: Path, told: Sequence[Told], _: float) -> list[str]:
         wrong = trio.run(judge, here / "server", told)
         return wrong + judge_process(here, told) if number in real else wrong
 
-    return _cut(recording, place / "server", judge_all, count=count, seed=seed)
+    return _cut(recording, place / "server", judge_all, count=count, seed=seed, after=after)
 
 
 def node_cuts(
@@ -61,10 +70,11 @@ def _cut(
     *,
     count: int,
     seed: int,
+    after: type[Told] | None = None,
 ) -> Iterator[Cut]:
     """The disk is to have the name of `place`, in a directory that is made there for each."""
     rng = random.Random(seed)
-    for number, (at, disk) in enumerate(replay(recording.steps, _times(recording, count, rng))):
+    for number, (at, disk) in enumerate(replay(recording.steps, _times(recording, count, rng, after))):
         here = place.parent / str(number)
         here.mkdir()
         disk.cut(rng, here / place.name)
@@ -73,12 +83,14 @@ def _cut(
         shutil.rmtree(here)
 
 
-def _times(recording: Recording, count: int, rng: random.Random) -> Sequence[float]:
+def _times(recording: Recording, count: int, rng: random.Random, after: type[Told] | None) -> Sequence[float]:
     """Half of them right after something was told, of whatever kind, as that is when most is owed; the others
     right before or after a sync, or at any step."""
     by_kind: dict[type, list[float]] = {}
     for one in recording.told:
         by_kind.setdefault(type(one), []).append(one.at)
+    if after is not None:
+        return sorted(rng.choice(by_kind[after]) for _ in range(count))
     kinds = list(by_kind.values())
     syncs = [done for done in recording.steps if isinstance(done.step, Sync)]
     times = []
