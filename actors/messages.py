@@ -62,6 +62,14 @@ class StartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """A node has said how an attempt ended: it holds no slot there any more, though its results may still
+    have to be fetched, and its end to be recorded."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeUnreached:
     """Nobody who says who he is answers at an address. Told again as long as it lasts."""
 

@@ -34,7 +34,7 @@ from actors.getter.reconcile import (
 )
 from actors.kernel.actor import Actor, Mailbox
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
-from actors.messages import AttemptHanded, Committed, NodeSeen, StartFailed
+from actors.messages import AttemptEnded, AttemptHanded, Committed, NodeSeen, StartFailed
 from actors.ports.ledger import Ledger
 from actors.ports.nodes import (
     AttemptLookup,
@@ -313,6 +313,10 @@ class Getter(Actor):
         except Exception as error:
             log.error("job %d cannot be followed", tracked.job.id, exc_info=error)
             step = NextAction(failed(tracked, f"internal error: {error!r}"))
+        view = node.mirror.get(tracked.attempt.key)
+        if view is not None and view.end is not None and (step.change or view.key not in node.delivered):
+            # Together with its end where that follows at once: then the next job's key goes into its commit.
+            self._tell_sender(AttemptEnded(view.key))
         if step.change is not None and step.change == refused:
             # The ledger refuses what its own row asks for: a defect. It must not spin.
             log.error("job %d: the ledger refused %s", tracked.job.id, refused)

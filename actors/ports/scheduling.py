@@ -137,6 +137,10 @@ class Pool(Protocol):
         """An attempt no longer holds its slot. Idempotent."""
         ...
 
+    def ended(self, key: str) -> None:
+        """An attempt that is still under way no longer needs its slot: its node has said how it ended."""
+        ...
+
     def any_node(self, service: str, requires: str = "") -> bool:
         """Whether any node that may get such jobs of `service` is ready (its slots may be full)."""
         ...

@@ -40,6 +40,7 @@ from actors.kernel.actor import Actor, ActorError, Mailbox, Question
 from actors.kernel.complaint import Complaint
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import (
+    AttemptEnded,
     AttemptHanded,
     BacklogPicture,
     Committed,
@@ -161,6 +162,8 @@ class Sender(Actor):
             case NodeUnreached(address=address, reason=reason):
                 if address.url in self._static:  # one that joined is known already, or has left
                     self._pool.unreached(address, reason, trio.current_time())
+            case AttemptEnded(key=key):
+                self._pool.ended(key)
             case StartFailed(node_id=node_id, reason=reason):
                 self._pool.start_failed(node_id, reason, trio.current_time())
             case NodeLost(node_id=node_id, reason=reason):
@@ -266,7 +269,8 @@ class Sender(Actor):
                 dispatcher.cancel(job.attempt.key)
 
     def _reserve_slot(self, job: Job) -> None:
-        """An attempt holds its slot until its end is known; a given-up one until its node lets go of it."""
+        """An attempt holds its slot until its node has said how it ended (the pool knows), or its end is
+        known; a given-up one until its node lets go of it."""
         attempt = job.attempt if job.counts else None
         key = self._keys.get(job.id)
         if key is not None and (attempt is None or attempt.key != key):

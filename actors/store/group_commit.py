@@ -190,6 +190,11 @@ class GroupCommit(Generic[B]):
                         await self._commit()
                     finally:
                         self.committing.release()
+                    if self._pending:
+                        # Who was just answered mostly goes on to write: that belongs into the same commit as
+                        # what has come meanwhile. Tasks of one turn of the loop run in any order: two turns.
+                        await trio.lowlevel.checkpoint()
+                        await trio.lowlevel.checkpoint()
         finally:
             self._stopped = True
             self._flying += self._pending

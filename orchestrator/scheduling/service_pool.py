@@ -124,7 +124,7 @@ class _Node:
 
     @property
     def takes(self) -> bool:
-        if self.state[0] is not NodeState.READY or (self.probation and self.keys):
+        if self.state[0] is not NodeState.READY or (self.probation and (self.keys or self.jobs)):
             return False
         free = self.free
         return free is None or free > 0
@@ -170,6 +170,8 @@ class ServicePool:
         self._nodes: dict[str, _Node] = {}
         self._serving: dict[str, dict[str, _Node]] = {name: {} for name in limits}
         self._holders: dict[str, _Node] = {}
+        self._ended: set[str] = set()
+        """Attempts that are under way and hold no slot any more."""
         self._job_nodes: dict[int, _Node] = {}
         self._running: dict[int, str] = {}
         """The attempts of jobs that are known to run: that one goes on does not say what a node can start."""
@@ -356,7 +358,7 @@ class ServicePool:
     def reserve(self, key: str, node_id: str) -> None:
         """An attempt takes a slot on a node, known or not. Idempotent; a key holds one slot only."""
         before = self._holders.get(key)
-        if before is not None and before.node_id == node_id:
+        if key in self._ended or (before is not None and before.node_id == node_id):
             return
         if before is not None:
             self.unreserve(key)
@@ -368,6 +370,17 @@ class ServicePool:
 
     def unreserve(self, key: str) -> None:
         """An attempt no longer holds its slot. Idempotent."""
+        self._ended.discard(key)
+        self._let_go(key)
+
+    def ended(self, key: str) -> None:
+        """Its slot is free before its end is recorded. Not where slots are kept: a service has a claim to
+        those which its jobs leave, and these count as under way until then."""
+        if key in self._holders and not any(limits.keep_slots for limits in self._limits.values()):
+            self._ended.add(key)
+            self._let_go(key)
+
+    def _let_go(self, key: str) -> None:
         one = self._holders.pop(key, None)
         if one is not None:
             one.keys.discard(key)

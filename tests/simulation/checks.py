@@ -253,7 +253,8 @@ class Checks:
         plan, running = self._world.plan, self.by_service[job.service]
         if running > plan.max_runs or self.by_user[whose] > plan.runs_per_user:
             raise Violation("quota", f"{running} run, {self.by_user} by user")
-        if job.service != KEEPER and running > (most := sum(plan.slots) - plan.kept):
+        # Where none are kept, a slot is given anew before the end of what had it is recorded.
+        if plan.kept and job.service != KEEPER and running > (most := sum(plan.slots) - plan.kept):
             raise Violation("kept", f"{running} run of {job.service}, and {most} slots are not kept")
 
     # ------------------------------------------------------------------ at the end

@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 from testbed.baseline import bash_many
 from testbed.bench.rows import Row, scratch
+from testbed.bench.target import quotas
 from testbed.bench.trivial import TRIVIAL, WARM_UP, expect_completed, one_trivial
-from testbed.cluster import Limits, running_cluster
+from testbed.cluster import running_cluster
 from testbed.portal import Portal
 from testbed.processes import cpu_seconds
 
 
 def throughput(jobs: int, users: int, clients: int, slots: int) -> list[Row]:
     """Many trivial jobs of many users by concurrent clients, on two nodes."""
-    limits = Limits(runs_per_user=2 * slots, max_runs=2 * slots)
+    limits = quotas(2 * slots)
     with (
         scratch() as directory,
         running_cluster(directory, nodes=2, slots=slots, limits=limits) as cluster,

@@ -23,7 +23,7 @@ from actors.domain.status import Status
 from actors.getter.getter import UNRELEASED_AGAIN, Getter
 from actors.getter.reconcile import MOST_OTHERS, NodeMirror, NodeRequests
 from actors.kernel.actor import Mailbox, live
-from actors.messages import AttemptHanded, Committed, StartFailed
+from actors.messages import AttemptEnded, AttemptHanded, Committed, StartFailed
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import (
     AttemptLookup,
@@ -326,6 +326,39 @@ async def test_results_that_came_along_wait_for_none_that_are_fetched(autojump_c
         w.node.may_fetch.set()
         await trio.sleep(1)
         assert {(await w.row(job)).status for job in (slow, torn)} == {Status.COMPLETED}
+
+
+async def test_that_a_slot_is_free_is_told_before_the_end_is_recorded(autojump_clock: MockClock) -> None:
+    """With the end's commit where the results came along; at once where they have to be fetched."""
+    async with world() as w:
+        slow, quick, torn = await w.running(), await w.running(), await w.running()
+        stored = CollectAnswer(CollectResult.STORED, DONE)
+        w.node.may_fetch = trio.Event()
+        w.node.answer = lambda _: stored
+        w.node.delivered = {quick.id: stored, torn.id: CollectAnswer(CollectResult.FAILED, reason="torn")}
+        recorded = w.ledger.record
+        told_before: list[int] = []
+
+        async def record(changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
+            told_before.extend(
+                one.job_id
+                for one in changes
+                if isinstance(one, Transition)
+                and one.target is Status.COMPLETED
+                and AttemptEnded(str(one.key)) in w.told
+            )
+            return await recorded(changes)
+
+        w.ledger.record = record  # type: ignore[method-assign]
+        for job in (slow, quick, torn):
+            w.ended(job, DONE, delivered=job is not slow)
+        await trio.sleep(1)
+        keys = [job.attempt.key for job in (slow, quick, torn) if job.attempt is not None]
+        assert {one.key for one in w.told if isinstance(one, AttemptEnded)} == set(keys)
+        assert told_before == [quick.id]
+        w.node.may_fetch.set()
+        await trio.sleep(1)
+        assert sorted(told_before) == [slow.id, quick.id, torn.id]
 
 
 @pytest.mark.parametrize("late", [0.1, 0.25, 0.45])

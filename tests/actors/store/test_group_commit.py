@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from functools import partial
@@ -138,6 +139,32 @@ async def test_a_batch_that_cannot_be_finished_fails_all_of_it_and_is_taken_back
                 nursery.start_soon(write, number)
             await trio.testing.wait_all_tasks_blocked()
     assert sorted(undone) == [0, 1, 2] and answers == [errno.EIO] * 3
+
+
+async def test_who_was_just_answered_writes_into_the_commit_of_what_has_come_meanwhile(
+    commits: GroupCommit[Batch[str]],
+) -> None:
+    batches: dict[str, Batch[str]] = {}
+
+    go_on = threading.Event()
+
+    async def write(name: str) -> None:
+        await commits.write(lambda batch: batches.update({name: batch}) or go_on.wait())
+
+    async def write_twice() -> None:
+        await write("first")
+        await write("second")
+
+    # Tasks of one turn run in any order, so once may be luck.
+    for _ in range(10):
+        go_on.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_twice)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(write, "meanwhile")
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        assert batches["second"] is batches["meanwhile"] is not batches["first"]
 
 
 async def test_soft_writes_are_synced_by_the_next_hard_one_or_a_second_later(

@@ -211,6 +211,28 @@ def test_a_key_holds_one_slot_only() -> None:
     assert [view.held for view in pool.views(0.0)] == [0, 1]
 
 
+def test_who_has_ended_holds_no_slot_while_its_end_is_recorded() -> None:
+    pool = pool_of(Heartbeat(slots=1))
+    pool.ended("k")  # not known here
+    pool.reserve("k", "id-0")
+    assert chosen(pool) is None
+    pool.ended("k")
+    pool.reserve("k", "id-0")  # its row says so until then
+    assert chosen(pool) == "id-0"
+    pool.unreserve("k")
+    pool.reserve("k", "id-0")
+    assert chosen(pool) is None
+
+
+def test_where_slots_are_kept_a_job_holds_its_slot_until_its_end_is_recorded() -> None:
+    limits = {**LIMITS, "b": replace(LIMITS["b"], keep_slots=1)}
+    pool = ServicePool(limits, random.Random(1), going={"b": 1}.get)  # type: ignore[arg-type]  # b alone is asked for
+    pool.seen(REFS[2], Heartbeat(slots=1), 0.0)
+    pool.reserve("k", "id-2")
+    pool.ended("k")
+    assert chosen(pool, "a") is None, "b has a claim to the slot as soon as its job counts no more"
+
+
 def test_suspect_and_lost_nodes_get_nothing_until_seen_and_lost_is_not_undone_by_suspect() -> None:
     pool = pool_of(Heartbeat(slots=1))
     pool.suspect("id-0", "3 heartbeats are missing")
