@@ -71,6 +71,8 @@ class OwnCertificate:
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        # Debian's Python leaves this to the machine's OpenSSL alone.
+        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
         context.set_alpn_protocols(["http/1.1"])
         cert, key = self._files
 
