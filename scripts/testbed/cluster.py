@@ -25,6 +25,9 @@ START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
 """How long it may take to end after SIGTERM before it is killed."""
 
+begin: Callable[..., subprocess.Popen[str]] = subprocess.Popen
+"""How a process is begun, as `subprocess.Popen` has it; tests have a cheaper one."""
+
 _OURS: Final = frozenset({"PORT", "HOST", "DB_PATH", "DATA_PATH", "MAX_AGE"})
 
 
@@ -205,7 +208,7 @@ def start(
     began = time.monotonic()
     with log.open("a") as errors:
         # A session of its own: Ctrl-C comes to us alone, and we end the processes in order.
-        process = subprocess.Popen(
+        process = begin(
             [*within, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -15,12 +15,13 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 _PROGRAM: Final = Path(__file__).with_name("forked_program.py")
+_COMMAND: Final = Path(sys.executable).with_name("orchestrator")
 _ROOT: Final = Path(__file__).parents[3]
 _HEEDED: Final = re.compile("LANG|LC_|LD_|PYTHON|TZ")
 """What an interpreter heeds when it starts, or what comes before it."""
@@ -72,6 +73,12 @@ class ForkedProcess(subprocess.Popen[bytes]):
             whole: Any = self
             whole._close_pipe_fds(*pipes)
         self._child_created = True
+
+
+def begin(command: Sequence[str], **how: Any) -> subprocess.Popen[Any]:
+    """As `subprocess.Popen`, which it is for any other program than the installed command."""
+    forked = command[0] == str(_COMMAND) and can_be_forked(how["env"])
+    return (ForkedProcess if forked else subprocess.Popen)(command, **how)
 
 
 @cache
