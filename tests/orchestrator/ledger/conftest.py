@@ -1,4 +1,4 @@
-"""A ledger on disk and its clock, where a file of tests has none of its own."""
+"""A ledger and its clock, where a file of tests has none of its own. Its files are in memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.data.in_memory import tmp_path
 from support.data.ledgers import SetClock, open_ledger
 
 from orchestrator.ledger.ledger import SqliteLedger
+
+__all__ = ["clock", "ledger", "tmp_path"]
 
 
 @pytest.fixture
