@@ -118,7 +118,7 @@ async def test_a_node_begins_on_a_disk_that_takes_no_file_more(tmp_path: Path) -
         os.kill(first, signal.SIGKILL)
         with trio.fail_after(60):
             url = await next_url(node.process)
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as client:
             again = NodeProcess(url, client, node.process)
             up[KEY].rename(up[KEY].with_name("go"))
             assert (await again.end_of(KEY))["message"] == "exit code 3"
