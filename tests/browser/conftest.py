@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.processes.processes import Place, Started, own_place, shared_up
+from support.processes.processes import Place, Started, own_place, shared_server
 from support.processes.watched_page import Watched
 from testbed.browser import chromium
 
@@ -38,7 +38,7 @@ def here() -> Iterator[Place]:
 def shared() -> Iterator[Started]:
     """An orchestrator with a node, for tests that leave nothing behind but ended jobs."""
     with own_place("browser") as found:
-        yield shared_up(found)
+        yield shared_server(found)
 
 
 @pytest.fixture

@@ -50,7 +50,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         own_place("states") as here,
         gate(tmp_path_factory.mktemp("gate") / "gate") as shut,
     ):
-        server = here.up("--nodes", "2", "--slots", "1", "--runs-per-user", "8", "--max-runs", "8")
+        urls = [here.node(name, "--slots", "1").url for name in ("one", "two")]
+        quotas = {"SERVICE_EXAMPLE_RUNS_PER_USER": "8", "SERVICE_EXAMPLE_MAX_RUNS": "8"}
+        server = here.server(nodes=urls, **quotas)
         with Client(server.url) as client:
             yield _played(server, client, shut.wait)
             for job in client.jobs():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.processes.processes import Place, Started, own_place, shared_up
+from support.processes.processes import Place, Started, own_place, shared_server
 
 
 @pytest.fixture
@@ -18,4 +18,4 @@ def here() -> Iterator[Place]:
 def shared() -> Iterator[Started]:
     """An orchestrator with a node, for tests that leave nothing behind but ended jobs."""
     with own_place("commands") as found:
-        yield shared_up(found)
+        yield shared_server(found)

@@ -344,9 +344,11 @@ def own_place(name: str) -> Iterator[Place]:
         yield found
 
 
-def shared_up(here: Place, nodes: int = 1) -> Started:
-    """An orchestrator with its nodes, for tests that leave nothing behind but ended jobs."""
-    return here.up("--nodes", str(nodes), "--slots", "4", "--runs-per-user", "8", "--max-runs", "8")
+def shared_server(here: Place, nodes: int = 1) -> Started:
+    """An orchestrator with nodes, for tests that leave nothing behind but ended jobs."""
+    urls = [here.node(f"node-{number}", "--slots", "4").url for number in range(1, nodes + 1)]
+    quotas = {"SERVICE_EXAMPLE_RUNS_PER_USER": "8", "SERVICE_EXAMPLE_MAX_RUNS": "8"}
+    return here.server(nodes=urls, **quotas)
 
 
 @contextmanager
