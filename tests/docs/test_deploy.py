@@ -10,13 +10,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from actors.process.service_manager import READY, tell_manager
 from node.settings import load_settings
 from orchestrator.access.tokens import make_secret
+from orchestrator.cli import main
 from orchestrator.config.settings import load
 
 ROOT = Path(__file__).parents[2]
@@ -33,9 +36,11 @@ class Unit(configparser.RawConfigParser):
         return optionstr
 
 
+@cache
 def help_of(command: str) -> str:
-    done = subprocess.run([*COMMAND, command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
-    return done.stdout
+    done = CliRunner().invoke(main, [command, "--help"])
+    assert done.exit_code == 0
+    return done.output
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
