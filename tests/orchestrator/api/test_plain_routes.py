@@ -26,7 +26,7 @@ from actors.wire.http.server import serve
 from orchestrator.api.http.file_response import SMALL
 
 S = Status
-MOST: Final = 400
+MOST: Final = 200
 CHANCES: Final = 10
 
 

@@ -24,10 +24,10 @@ _PROGRAM: Final = Path(__file__).with_name("forked_program.py")
 _COMMAND: Final = Path(sys.executable).with_name("orchestrator")
 _ROOT: Final = Path(__file__).parents[3]
 _HEEDED: Final = re.compile("LANG|LC_|LD_|PYTHON|TZ")
-"""What an interpreter heeds when it starts, or what comes before it."""
 
 
-def _heeded(environment: Mapping[str, str]) -> dict[str, str]:
+def heeded(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of it an interpreter heeds when it starts, or what comes before it."""
     return {name: value for name, value in environment.items() if _HEEDED.match(name)}
 
 
@@ -43,12 +43,12 @@ def _inherited() -> tuple[object, ...]:
     return kept, namespaces, limits
 
 
-_OURS: Final = _heeded(os.environ), _inherited()
+_OURS: Final = heeded(os.environ), _inherited()
 
 
 def can_be_forked(environment: Mapping[str, str]) -> bool:
     """Whether a process that is begun now, in this environment, starts as one did before any test."""
-    return (_heeded(environment), _inherited()) == _OURS
+    return (heeded(environment), _inherited()) == _OURS
 
 
 class ForkedProcess(subprocess.Popen[bytes]):
