@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import keep_release
 import pytest
-from support.processes.processes import PATIENCE, Place, own_place
+from support.processes.processes import PATIENCE, Place, own_place, shared_server
 from testbed.packages import build, find, install, requirements
 
 from orchestrator.client import Client
@@ -181,8 +181,8 @@ def test_the_client_alone_brings_four_packages_and_runs_a_job_with_them(
     only = requirements(told)
     assert only == {"httpcore", "h11", "certifi", "idna"}
     commands = install(wheel, tmp_path / "venv", only)
-    up = here.up()
-    said = here.run(str(commands / "python"), "-c", SUBMIT, up.url)
+    server = shared_server(here)
+    said = here.run(str(commands / "python"), "-c", SUBMIT, server.url)
     assert said.splitlines() == [
         "Completed",
         "AsyncClient needs anyio; type: pip install 'job-orchestrator-client[async]'",

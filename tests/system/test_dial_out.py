@@ -22,7 +22,7 @@ from support.data.directories import until
 from support.peers.portals import Portal, portal
 from support.peers.relay import relay
 from support.processes.hosts import hosts
-from support.processes.processes import COMMAND, PATIENCE, Place, Started, promised
+from support.processes.processes import COMMAND, PATIENCE, Place, Started, look_later, promised
 
 from actors.wire.link.dialled import REVERSED
 from orchestrator.nodes.client import SILENCE
@@ -159,8 +159,9 @@ async def test_both_ends_notice_that_nothing_comes_any_more_and_go_on_once_it_do
             # The link has gone on this side, and the server opens another one, of which nothing comes either.
             while links <= links_of(node):
                 await user.json("/v1/nodes")
+                await look_later()
             while (await user.json("/v1/nodes"))["items"][0]["last_contact_seconds"] < SILENCE:
-                pass
+                await look_later()
         between.thaw()
         here.run("sh", "-c", f"echo through > {gate}")
         assert (await user.ended(job))["status"] == "Completed"
@@ -268,10 +269,10 @@ async def test_it_runs_jobs_from_a_network_of_its_own_and_gets_over_a_cut_of_tha
         node_host.run("ip", "link", "set", "eth0", "down")
         with trio.fail_after(promised(NOTICED)):
             while node_host.run("ss", "-Htn", "state", "established").strip():
-                await trio.lowlevel.checkpoint()
+                await look_later()
             # One is that by which it joins, which is as any client's.
             while len(server_host.run("ss", "-Htn", "state", "established").splitlines()) > 1:
-                await trio.lowlevel.checkpoint()
+                await look_later()
         node_host.run("ip", "link", "set", "eth0", "up")
         here.run("sh", "-c", f"echo through > {gate}")
         while (job := server_host.ask(f"{local}/v1/jobs/1?wait=5&until=ended")[1])["status"] != "Completed":
@@ -283,7 +284,7 @@ async def test_a_node_says_how_long_it_is_there_and_stops_when_nobody_wants_it(h
     server = here.server(config=f"{CONFIG}max_runtime = 500\n")
     joins = ["--join", server.url, "--join-services", "example", "--dial-out"]
     # On a busy machine it takes a while until the job is there.
-    idle = round(min(promised(5), PATIENCE / 3))
+    idle = round(min(promised(3), PATIENCE / 3))
     flags = [*joins, "--lifetime", "600", "--idle-timeout", str(idle), "--data", str(here.directory / "node")]
     async with portal(server.url) as user:
         job = await user.upload(f"sleep {idle + 1}")
@@ -296,4 +297,4 @@ async def test_a_node_says_how_long_it_is_there_and_stops_when_nobody_wants_it(h
         assert await node.ended(PATIENCE) == 0
         assert f"nothing was here for {idle} s" in node.errors()
         while (await user.json("/v1/nodes"))["items"]:
-            pass
+            await look_later()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 from support.peers.portals import portal
-from support.processes.processes import PATIENCE, Place, soon_lost
+from support.processes.processes import PATIENCE, Place, look_later, soon_lost
 from support.processes.slurm_cluster import MISSING, slurm_cluster
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"missing: {', '.join(MISSING)}")
@@ -56,6 +56,7 @@ async def test_a_pool_goes_up_and_down_with_the_load_and_gets_over_a_cancelled_a
                         found = [one["status"] for one in (await user.json("/v1/nodes"))["items"]]
                         if found.count("ready") == nodes and {*found} <= {"ready", "lost"}:
                             return
+                        await look_later()
 
             def allocations() -> list[str]:
                 listed = cluster.run("squeue", "--noheader", "--format=%i", "--states=PENDING,RUNNING")
@@ -73,6 +74,6 @@ async def test_a_pool_goes_up_and_down_with_the_load_and_gets_over_a_cancelled_a
             await until(0)
             with trio.fail_after(PATIENCE):
                 while allocations():
-                    await trio.lowlevel.checkpoint()
+                    await look_later()
             (scaling,) = (await user.json("/v1/scaling"))["items"]
             assert scaling["trouble"] in (None, ""), scaling

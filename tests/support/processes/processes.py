@@ -311,6 +311,11 @@ def soon_lost(seconds: float) -> float:
     return min(promised(seconds), PATIENCE / 6)
 
 
+async def look_later() -> None:
+    """Before what tells of no change is looked at again: meanwhile others have the cores."""
+    await trio.sleep(0.05)
+
+
 async def gone(pids: Sequence[int], within: float = PATIENCE) -> None:
     """Wait until these processes have ended, by the kernel's word."""
     with trio.fail_after(within):
