@@ -38,7 +38,7 @@ def test_no_promise_is_broken(first: int) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name.replace(" ", "-"))
 def test_a_broken_rule_is_found_within_200_seeds(rule: BrokenRule) -> None:
-    for seed in (rule.seed, *range(200)):
+    for seed in (*rule.seeds, *range(200)):
         if run(make(seed), faulty=rule.faulty, broken=rule.broken).violation is not None:
             return
     pytest.fail(f"nothing noticed: {rule.name}")
