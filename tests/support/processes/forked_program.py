@@ -7,22 +7,38 @@ that was begun anew: it only shares what was imported before.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import encodings.idna
 import gc
 import json
 import os
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
+import anyio._backends._trio
+import structlog
 from click import Context
 
+import actors.process.stop_signals
+import node.reloading
 import node.server
 import orchestrator.server
+import orchestrator.up
+from orchestrator import http_client
 from orchestrator.cli import load_command, main
 
-_IMPORTED: Final = (node.server, orchestrator.server, *map(load_command, main.list_commands(Context(main))))
+_IMPORTED: Final = (
+    *(node.server, orchestrator.server, *map(load_command, main.list_commands(Context(main)))),
+    # What is imported only once it is wanted, which is at each start.
+    *(actors.process.stop_signals, node.reloading, orchestrator.up),
+    *(anyio._backends._trio, encodings.idna, structlog, structlog.stdlib),
+)
+_AUTHORITIES: Final = http_client._usual_authorities()
+"""Read once, and kept there for all that are begun."""
 
 _SYS_CLONE3: Final = 435
 _CLONE_PARENT: Final = 0x8000
@@ -77,7 +93,21 @@ def _begun(control: socket.socket) -> bool:
         control.send(str(pid).encode())
 
 
+def _run() -> None:
+    """End as an interpreter does, but for what was imported: to take it apart would copy each page of it."""
+    try:
+        main()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)
+
+
 if __name__ == "__main__":
     gc.freeze()
     if _begun(socket.socket(fileno=int(sys.argv[1]))):
-        main()
+        _run()
