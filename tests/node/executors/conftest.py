@@ -53,7 +53,7 @@ def _look(private: frozenset[str], account: Account | None) -> View:
 
 
 @pytest.fixture(autouse=True)
-def _looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _looked_at_once() -> Iterator[None]:
     """A machine's hundred thousand files are looked through for the first executor of a process, not for
     each: what differs is the node's own place, in a directory of which no script sees anything."""
 
@@ -63,7 +63,10 @@ def _looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             private=private,
         )
 
-    monkeypatch.setattr(tiers, "find_visible", look)
+    # Not by the test's own, which would last for longer than its directory then, and what it breaks too.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiers, "find_visible", look)
+        yield
 
 
 class Payloads:
