@@ -21,7 +21,7 @@ from node.runs.manifest import read_manifest
 from node.runs.workspace import Workspace
 from testbed.power_cut.controls import OF_STARTS
 from testbed.power_cut.node_recording import NODE, result_of
-from testbed.power_cut.told import EndedThere, Finished, StartedThere, TakenThere, Told
+from testbed.power_cut.told import EndedThere, Finished, LetGo, StartedThere, TakenThere, Told
 
 WRITTEN_WITHIN: Final = 8.0
 """Seconds after its end within which what nobody collects is surely there for good."""
@@ -53,6 +53,7 @@ def _broken(control: str) -> AbstractContextManager[object]:
 def _compare(data: Path, rows: dict[str, Row], told: Sequence[Told], at: float) -> Iterator[str]:
     by_id = {row.payload.id: row for row in rows.values()}
     serials: dict[str, int] = {}
+    let_go: set[str] = set()
     for one in told:
         match one:
             case StartedThere(key=key, serial=serial):
@@ -66,12 +67,15 @@ def _compare(data: Path, rows: dict[str, Row], told: Sequence[Told], at: float) 
                     yield f"job {serial} had ended {at - one.at:.1f} s before, and is lost"
             case TakenThere(number=number, serial=serial) if number not in by_id:
                 yield f"job {serial} was taken over as {number}, and is not there"
+            case LetGo(key=key):
+                let_go.add(key)
             case EndedThere(number=number):
                 row = by_id.get(number)
                 if row is None or row.payload.lost or row.payload.status not in ENDED:
                     yield f"the results of {number} were handed over, and are there no more"
     for row in rows.values():
-        if row.payload.status in ENDED and not row.payload.lost and not row.released:
+        kept = not row.released and row.payload.key not in let_go
+        if row.payload.status in ENDED and not row.payload.lost and kept:
             yield from _results(data, row.payload, serials.get(row.payload.key))
 
 

@@ -19,7 +19,7 @@ import trio
 from testbed.cluster import SERVICE, Cluster, Limits, running_cluster
 from testbed.power_cut import trace
 from testbed.power_cut.recording import NotRecorded, Recording, read_whole
-from testbed.power_cut.told import EndedThere, Finished, StartedThere, TakenThere, Told
+from testbed.power_cut.told import EndedThere, Finished, LetGo, StartedThere, TakenThere, Told
 
 SLOTS: Final = 6
 LONGEST: Final = 0.4
@@ -71,9 +71,18 @@ def record_node(directory: Path, *, jobs: int, seed: int, control: str | None = 
         at, key, serial, what = line.split()
         kind = StartedThere if what == "begun" else Finished
         told.append(kind(float(at), key, int(serial)))
-    told.sort(key=lambda one: one.at)
     (node,) = cluster.nodes
-    return Recording(read_whole(output, node.pid, str(directory / NODE)), told)
+    steps = read_whole(output, node.pid, str(directory / NODE))
+    told += [LetGo(done.began, key) for done in steps if (key := _let_go(done.step))]
+    return Recording(steps, sorted(told, key=lambda one: one.at))
+
+
+def _let_go(step: trace.Step) -> str:
+    """The key of the payload of which a node notes that it lets go, if it does so by this."""
+    path = Path(step.target if isinstance(step, trace.Rename | trace.Link) else "")
+    if isinstance(step, trace.Make) and not step.directory:
+        path = Path(step.path)
+    return path.name if path.parent.name == "tombstones" else ""
 
 
 def _plan(jobs: int, seed: int, marks: Path) -> Sequence[_Job]:

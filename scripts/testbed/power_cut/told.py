@@ -87,6 +87,15 @@ class Finished:
     serial: int
 
 
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """A node has been told to let go of a payload, as what it left is safe elsewhere: it writes that down,
+    and deletes its files after that. A cut may take back the one and not the other, which costs nobody."""
+
+    at: float
+    key: str
+
+
 Told: TypeAlias = (
-    Accepted | Changed | Ordered | Taken | Begun | TakenThere | EndedThere | StartedThere | Finished
+    Accepted | Changed | Ordered | Taken | Begun | TakenThere | EndedThere | StartedThere | Finished | LetGo
 )
