@@ -15,7 +15,7 @@ from testbed.power_cut.judging import judge, judge_process
 from testbed.power_cut.node_judging import judge_node
 from testbed.power_cut.node_recording import NODE
 from testbed.power_cut.recording import Recording
-from testbed.power_cut.told import Told
+from testbed.power_cut.told import LetGo, Told
 from testbed.power_cut.trace import Sync
 
 
@@ -88,7 +88,8 @@ def _times(recording: Recording, count: int, rng: random.Random, after: type[Tol
     right before or after a sync, or at any step."""
     by_kind: dict[type, list[float]] = {}
     for one in recording.told:
-        by_kind.setdefault(type(one), []).append(one.at)
+        if not isinstance(one, LetGo):  # nothing is owed for that
+            by_kind.setdefault(type(one), []).append(one.at)
     if after is not None:
         return sorted(rng.choice(by_kind[after]) for _ in range(count))
     kinds = list(by_kind.values())
