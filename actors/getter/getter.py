@@ -321,7 +321,6 @@ class Getter(Actor):
             # The ledger refuses what its own row asks for: a defect. It must not spin.
             log.error("job %d: the ledger refused %s", tracked.job.id, refused)
         elif step.change is not None:
-            view = node.mirror.get(tracked.attempt.key)
             if view is not None and view.start_failed:
                 # Before the job is queued again, or it would go there again.
                 self._tell_sender(StartFailed(node.node_id, view.tell_trouble()))

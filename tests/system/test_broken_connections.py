@@ -25,13 +25,16 @@ async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Pl
     each = ""
     """What meets a fault each time until it has met every kind; other requests do so once in ten."""
 
+    def lacks_some(line: str) -> bool:
+        """Whether there is a kind that such requests have not met yet."""
+        return len([met for met, _ in broken if met == line]) < len(kinds)
+
     def rule(line: str) -> Rule:
         if line == LINK and not submit.startswith("link"):
             return NO_LINK
         if line == "link hello" or not line.startswith(("POST ", "link ")):
             return None
-        missing = len({fault for met, fault in broken if met == line}) < len(kinds)
-        if not (line == each and missing) and rng.random() >= 0.1:
+        if not (line == each and lacks_some(line)) and rng.random() >= 0.1:
             return None
         # In turn, so that each route meets every kind as early as can be.
         fault = kinds[sum(times for (met, _), times in broken.items() if met == line) % len(kinds)]
@@ -51,7 +54,7 @@ async def test_a_tenth_of_all_requests_break_off_and_each_job_runs_once(here: Pl
                 jobs += burst
             # What met only some kinds so far meets the rest.
             each = submit
-            while len([line for line, _ in broken if line == submit]) < len(kinds):
+            while lacks_some(submit):
                 jobs.append(await user.upload(script))
                 await user.ended(jobs[-1])
             ends = [await user.ended(job) for job in jobs]
