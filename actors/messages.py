@@ -64,9 +64,10 @@ class StartFailed:
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """A node has said how an attempt ended: it holds no slot there any more, though its results may still
-    have to be fetched, and its end to be recorded."""
+    have to be fetched, and its end to be recorded. `given_back`: it had none there either."""
 
     key: str
+    given_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

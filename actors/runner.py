@@ -32,6 +32,9 @@ log: Final = logging.getLogger("node.runner")
 
 DAMAGED: Final = "what the node knew of it is damaged"
 
+NO_SLOT: Final = "no slot was free for it in time"
+"""What is said of a payload that is given back."""
+
 FREEZE_TRIES: Final = 20
 """About a minute."""
 
@@ -137,6 +140,8 @@ class Runner(Actor):
         self._read_at = -math.inf
         self._complaint = Complaint(log)
         self._prepared: dict[str, Payload] = {}
+        self._waiting_since: dict[str, float] = {}
+        """When this life was told of those that are prepared."""
         self._watched: dict[str, _Watch] = {}
 
     # ------------------------------------------------------------------ life
@@ -162,6 +167,8 @@ class Runner(Actor):
                 self._take_in(payload)
         while not self._closing.is_set() and self._free() and (found := self._find_next()):
             self._follow(found, adopt=False)
+        if not self._closing.is_set() and not self._free():
+            self._give_back()
         if self._closing.is_set():
             for watch in self._watched.values():
                 watch.stop_now()
@@ -171,7 +178,7 @@ class Runner(Actor):
     def _take_in(self, payload: Payload) -> None:
         key = payload.key
         if payload.status in ENDED:
-            self._prepared.pop(key, None)
+            self._forget_prepared(key)
         elif (watch := self._watched.get(key)) is not None:
             if payload.cancelled:
                 watch.cancelled = True
@@ -180,10 +187,15 @@ class Runner(Actor):
             self._follow(payload, adopt=True)
         elif payload.cancelled:
             # It needs no slot, and nothing of it has started, unless by an earlier life of the Runner.
-            self._prepared.pop(key, None)
+            self._forget_prepared(key)
             self._follow(payload, adopt=key in self._inbox.begun)
         else:
             self._prepared[key] = payload
+            self._waiting_since.setdefault(key, trio.current_time())
+
+    def _forget_prepared(self, key: str) -> None:
+        self._prepared.pop(key, None)
+        self._waiting_since.pop(key, None)
 
     def _grace(self) -> float:
         return min(self._own_grace, self._inbox.grace)
@@ -200,24 +212,29 @@ class Runner(Actor):
             return oldest
         return next(filter(self._runs.claim, sorted(self._prepared.values(), key=_age)), None)
 
-    def _follow(self, payload: Payload, *, adopt: bool) -> None:
-        self._prepared.pop(payload.key, None)
+    def _give_back(self) -> None:
+        """What has waited for a slot as long as it may, and of which nothing can have started."""
+        now = trio.current_time()
+        for payload in list(self._prepared.values()):
+            wait, since = payload.slot_wait, self._waiting_since[payload.key]
+            if wait is not None and now > since + wait and payload.key not in self._inbox.begun:
+                self._follow(payload, adopt=False, give_back=True)
+
+    def _follow(self, payload: Payload, *, adopt: bool, give_back: bool = False) -> None:
+        self._forget_prepared(payload.key)
         watch = self._watched[payload.key] = _Watch(self._backoff())
         watch.cancelled = payload.cancelled
         if payload.cancelled or self._closing.is_set():
             watch.stop_now()
-        self.nursery.start_soon(self._see_through, payload, watch, adopt)
+        self.nursery.start_soon(self._see_through, payload, watch, adopt, give_back)
 
     # ------------------------------------------------------------------ one payload
 
-    async def _see_through(self, payload: Payload, watch: _Watch, adopt: bool) -> None:
+    async def _see_through(self, payload: Payload, watch: _Watch, adopt: bool, give_back: bool) -> None:
         """A payload from here to its recorded end."""
         try:
-            if payload.cancelled and not adopt:
-                end = End(Status.KILLED, "terminated", ended_at=self._clock.now())
-                await self._record(
-                    payload, [PayloadMove(payload.key, Status.PREPARED, Status.KILLED, end=end)]
-                )
+            if give_back or (payload.cancelled and not adopt):
+                await self._end_unstarted(payload, give_back)
                 return
             found = await (self._adopt(payload) if adopt else self._start(payload, watch))
             unrecorded: list[PayloadMove] = []
@@ -236,6 +253,13 @@ class Runner(Actor):
             self._watched.pop(payload.key, None)
             if self._prepared or self._closing.is_set():
                 self._inbox.wake()
+
+    async def _end_unstarted(self, payload: Payload, give_back: bool) -> None:
+        end = End(Status.KILLED, "terminated", ended_at=self._clock.now())
+        if give_back:
+            end = replace(end, status=Status.FAILED, message=NO_SLOT, failure=Failure.NOT_RUN)
+        move = PayloadMove(payload.key, Status.PREPARED, end.status, end=end, lost=give_back)
+        await self._record(payload, [move])
 
     async def _start(self, payload: Payload, watch: _Watch) -> Running | RunResult:
         backoff = self._backoff()

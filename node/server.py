@@ -110,6 +110,8 @@ async def _serve(
         slots=settings.slots,
         lifetime=settings.lifetime or None,
         name=settings.name or host_name(),
+        # A batch system has a queue of its own.
+        ahead=0 if settings.executor == "slurm" else settings.slots or 0,
     )
     supervisor = Supervisor(rng)
     ready = ReadyStarts(

@@ -20,8 +20,9 @@ class Transition:
 
     `attempt` starts a new attempt with it (Queued to Processing); its `n` is the ledger's to count.
     `attempt_state` moves the attempt `key`.
-    `foreign_id` is stored with it. `spent` counts the attempt as one that may have run. `end` stores the
-    verdict if none is stored yet. `results`: small results, packed, which are kept with the end.
+    `foreign_id` is stored with it. `spent` 1 counts the attempt as one that may have run, -1 takes that back.
+    `end` stores the verdict if none is stored yet. `results`: small results, packed, which are kept with the
+    end.
     """
 
     job_id: int
@@ -32,7 +33,7 @@ class Transition:
     attempt: Attempt | None = None
     attempt_state: AttemptState | None = None
     foreign_id: int | None = None
-    spent: bool = False
+    spent: int = 0
     end: End | None = None
     results: bytes | None = field(default=None, repr=False)
     by: Owner = field(kw_only=True)

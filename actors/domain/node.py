@@ -93,7 +93,8 @@ class Heartbeat:
     ours, None if it does not say what it shows. `seconds_left`: for which it is there still, as an allocation
     of a cluster is; None if no end is known. `tally` is None if it does not count. `name`: what it wants to
     be called, `executor`: the tier in which scripts run there, `executor_limits`: how it keeps them apart and
-    what that does not cover, in sentences; "" if it does not say."""
+    what that does not cover, in sentences; "" if it does not say. `ahead`: how many jobs it takes beyond its
+    slots."""
 
     load: float = 0.0
     slots: int | None = None
@@ -109,6 +110,7 @@ class Heartbeat:
     name: str = ""
     executor: str = ""
     executor_limits: str = ""
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +138,17 @@ class PayloadView:
         """Whether the node could not start it, through no fault of the job's."""
         return self.lost and self.end is not None and self.end.failure is Failure.NODE
 
+    @property
+    def given_back(self) -> bool:
+        """Whether it has waited there for a slot as long as it may: nothing of it has run."""
+        return self.lost and self.end is not None and self.end.failure is Failure.NOT_RUN
+
     def tell_loss(self, name: str) -> str:
         """The reason for another attempt, with what the node says of this one."""
         if self.start_failed:
             return f"on node {name} it {self.tell_trouble()}"
+        if self.given_back:
+            return f"node {name} had no slot for it in time"
         why = f": {said}" if (said := self.tell_trouble()) else ""
         return f"node {name} lost it{why}"
 
@@ -171,7 +180,7 @@ class Lately:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
-    hold a slot there.
+    hold a slot there, `ahead` those beyond its slots, which wait there for one.
 
     `contact` is the state without our own orders; these are `draining` and `set_aside`, with
     their reasons.
@@ -206,6 +215,7 @@ class NodeView:
     name: str = ""
     executor: str = ""
     executor_limits: str = ""
+    ahead: int = 0
     lately: Mapping[str, Lately] = field(default_factory=dict)
 
 

@@ -22,7 +22,8 @@ class Payload:
     the orchestrator ("" when it came by the contract alone, without a key of its own). `max_runtime` 0: no
     limit. `request_id`: of the orchestrator's request that handed the job in, "" if it did not say.
     `progress` is what the script says; it is no part of the record on disk. `through`: all that is recorded
-    of it is written through to the disk at once; of others what has ended is, a while later."""
+    of it is written through to the disk at once; of others what has ended is, a while later. `slot_wait`:
+    seconds that it may wait for a slot before it is given back, None: as long as it takes."""
 
     key: str
     id: int
@@ -45,6 +46,7 @@ class Payload:
     lost: bool = False
     progress: Progress | None = None
     through: bool = False
+    slot_wait: float | None = None
 
     @property
     def about(self) -> dict[str, object]:

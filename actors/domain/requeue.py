@@ -32,7 +32,9 @@ def requeue_or_fail(
     again = (limits is not None and limits.on_node_lost == "requeue") if retry is None else retry
 
     def move(target: Status, why: str) -> Transition:
-        return Transition(job.id, job.status, target, why, key=key, attempt_state=state, spent=spent, by=by)
+        return Transition(
+            job.id, job.status, target, why, key=key, attempt_state=state, spent=int(spent), by=by
+        )
 
     if job.terminate_requested:
         verified = "" if state is AttemptState.OVER else "; that nothing of it runs could not be verified"
@@ -55,8 +57,20 @@ def requeue_lost(
 ) -> Transition:
     """The same for an attempt of which its node says that it is lost, or that it could not start it. The
     latter has run nothing: so it is tried again whatever the service has for lost nodes, and the last of
-    such attempts tells why the job has failed."""
+    such attempts tells why the job has failed. What the node has given back is no attempt at all."""
     retry = True if view.start_failed else None
     reason, state = view.tell_loss(node), AttemptState.OVER
+    if view.given_back and not job.terminate_requested:
+        key = None if job.attempt is None else job.attempt.key
+        return Transition(
+            job.id,
+            job.status,
+            Status.QUEUED,
+            f"waits: {reason}",
+            key=key,
+            attempt_state=state,
+            spent=0 if spent else -1,
+            by=by,
+        )
     move = requeue_or_fail(job, limits, reason, by=by, state=state, spent=spent, retry=retry)
     return replace(move, end=view.end) if view.start_failed and move.target is Status.FAILED else move

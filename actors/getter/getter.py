@@ -316,7 +316,7 @@ class Getter(Actor):
         view = node.mirror.get(tracked.attempt.key)
         if view is not None and view.end is not None and (step.change or view.key not in node.delivered):
             # Together with its end where that follows at once: then the next job's key goes into its commit.
-            self._tell_sender(AttemptEnded(view.key))
+            self._tell_sender(AttemptEnded(view.key, view.given_back))
         if step.change is not None and step.change == refused:
             # The ledger refuses what its own row asks for: a defect. It must not spin.
             log.error("job %d: the ledger refused %s", tracked.job.id, refused)

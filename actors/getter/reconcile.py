@@ -129,8 +129,11 @@ class NodeMirror:
 
     def has_room(self) -> bool:
         """Whether the node starts what it is sent at once, as far as its mirror shows."""
-        slots = self.beat.slots
-        return slots is None or sum(v.end is None for v in self.mirror.values()) + self.beat.others <= slots
+        beat = self.beat
+        if beat.slots is None:
+            return True
+        # What waits there ahead of its turn does so briefly: not worth a word.
+        return sum(v.end is None for v in self.mirror.values()) + beat.others <= beat.slots + beat.ahead
 
     def see(self, view: PayloadView) -> None:
         known = self.mirror.get(view.key)

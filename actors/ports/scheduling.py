@@ -129,8 +129,8 @@ class Pool(Protocol):
         """How many of the free slots of a service's nodes are kept for others."""
         ...
 
-    def reserve(self, key: str, node_id: str) -> None:
-        """An attempt takes a slot on a node. Idempotent."""
+    def reserve(self, key: str, node_id: str, service: str = "") -> None:
+        """An attempt takes a slot on a node, for a job of this service ("": nobody knows). Idempotent."""
         ...
 
     def unreserve(self, key: str) -> None:
@@ -139,6 +139,10 @@ class Pool(Protocol):
 
     def ended(self, key: str) -> None:
         """An attempt that is still under way no longer needs its slot: its node has said how it ended."""
+        ...
+
+    def given_back(self, key: str) -> None:
+        """An attempt has waited on its node for a slot as long as it may, and waits there no longer."""
         ...
 
     def any_node(self, service: str, requires: str = "") -> bool:

@@ -162,6 +162,8 @@ class Sender(Actor):
             case NodeUnreached(address=address, reason=reason):
                 if address.url in self._static:  # one that joined is known already, or has left
                     self._pool.unreached(address, reason, trio.current_time())
+            case AttemptEnded(key=key, given_back=True):
+                self._pool.given_back(key)
             case AttemptEnded(key=key):
                 self._pool.ended(key)
             case StartFailed(node_id=node_id, reason=reason):
@@ -282,7 +284,7 @@ class Sender(Actor):
                 self._pool.unreserve(key)
         if attempt is not None:
             self._keys[job.id] = attempt.key
-            self._pool.reserve(attempt.key, attempt.node_id)
+            self._pool.reserve(attempt.key, attempt.node_id, job.service)
 
     async def _read_pauses(self) -> None:
         """They come as messages too; one that was dropped is made up for here."""
@@ -352,7 +354,7 @@ class Sender(Actor):
             return None
         key = f"{self._rng.getrandbits(128):032x}"
         attempt = Attempt(key, job_id, 0, node.node_id, boot=node.moment)
-        self._pool.reserve(key, node.node_id)
+        self._pool.reserve(key, node.node_id, service)
         reason = f"sent to node {self._name_of(node.node_id)}"
         return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt, by=Owner.SENDER)
 
@@ -385,6 +387,8 @@ class Sender(Actor):
                 self._pool.start_failed(
                     s.dispatch.attempt.node_id, s.view.tell_trouble(), trio.current_time()
                 )
+            if s.verdict is Verdict.HAS and s.view is not None and s.view.given_back:
+                self._pool.given_back(s.dispatch.attempt.key)
         moves = [self._move_for(s) for s in results]
         for s, move in zip(results, moves, strict=True):
             if move.target is Status.SUBMITTED and s.node is not None:
@@ -420,7 +424,7 @@ class Sender(Actor):
                 key=key,
                 attempt_state=state,
                 foreign_id=s.foreign_id,
-                spent=spent,
+                spent=int(spent),
                 by=Owner.SENDER,
             )
 

@@ -361,6 +361,7 @@ def items_of(form: Any) -> dict[str, Item]:
 
 def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
     runtime = entry.get("max_runtime_seconds", 0)
+    slot_wait = entry.get("slot_wait_seconds")
     limits = _read(limits_from_json, entry.get("limits", {}))
     request = _read(request_from_json, entry.get("batch_request", {}))
     checks = (
@@ -369,6 +370,7 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         ("user", _is_whole(entry.get("user"), -(1 << 63))),
         ("service", _is_name(entry.get("service"))),
         ("max_runtime_seconds", _is_seconds(runtime)),
+        ("slot_wait_seconds", slot_wait is None or _is_seconds(slot_wait)),
         ("limits", limits is not None),
         ("batch_request", request is not None),
         ("request_id", _is_name(entry.get("request_id", ""))),
@@ -386,6 +388,7 @@ def _item(key: str, entry: dict[str, Any], owner: str) -> Item:
         "limits": limits,
         "batch_request": request,
         "request_id": entry.get("request_id", ""),
+        "slot_wait": None if slot_wait is None else float(slot_wait),
     }
     return Item(key, arrived, owner)
 

@@ -37,15 +37,17 @@ class LoadSampler:
         cores: int | None = None,
         lifetime: float | None = None,
         name: str = "",
+        ahead: int = 0,
     ) -> None:
         """`lifetime`: seconds from now on for which this node is there; None if no end is known. `name`: what
-        it wants to be called."""
+        it wants to be called. `ahead`: how many jobs it takes beyond its slots."""
         self._data = data
         self._end = None if lifetime is None else trio.current_time() + lifetime
         self._slots = slots
         self._cores = usable_cores() if cores is None else cores
         self._name = name
-        self._now = Heartbeat(slots=slots, cores=self._cores, name=name)
+        self._ahead = ahead
+        self._now = Heartbeat(slots=slots, cores=self._cores, name=name, ahead=ahead)
         self._unhealthy = ""
         self._stopping = False
         self._complaint = Complaint(log)
@@ -97,6 +99,7 @@ class LoadSampler:
             unhealthy=self._unhealthy,
             stopping=self._stopping,
             name=self._name,
+            ahead=self._ahead,
         )
 
 

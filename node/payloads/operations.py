@@ -36,6 +36,7 @@ class Arrival:
     limits: JobLimits = UNLIMITED
     batch_request: BatchRequest = NOTHING_REQUESTED
     request_id: str = ""
+    slot_wait: float | None = None
     through: bool = False
 
 
@@ -196,6 +197,7 @@ def _prepare(item: Arrival, records: Records, now: float) -> Payload:
         limits=item.limits,
         batch_request=item.batch_request,
         request_id=item.request_id,
+        slot_wait=item.slot_wait,
         through=_goes_through(item, records),
     )
 

@@ -110,7 +110,7 @@ def move(job: Job | None, change: Transition, *, seq: int, now: float) -> Applie
         message=reason,
         change_seq=seq,
         updated_at=now,
-        attempts_used=job.attempts_used + (1 if change.spent else 0),
+        attempts_used=job.attempts_used + change.spent,
         attempt=None if requeued else acting,
         end=None if requeued else end,
         ended_at=now if change.target in ENDED else job.ended_at,

@@ -9,6 +9,11 @@ longest; so equal nodes take turns and the same history gives the same choice.
 A node without a number of slots runs whatever it is sent. Its cores stand for slots in the share, which may
 fall below zero; it is chosen all the same, after those that have room.
 
+Where no slot is free, a job goes to a node that takes some ahead of its slots, so that it has the next one
+when a script ends: only where all that hold a slot there are of services whose last jobs were short, and so
+is its own. The node gives back what then waits too long all the same; it gets nothing ahead after that, until
+it has a slot again.
+
 What keeps a node from being given jobs, besides that it is full or not in touch: it is drained (ordered),
 set aside (sick: see `node_health`), or backed off from (it did not take an attempt just now).
 """
@@ -56,6 +61,11 @@ ENDS_KEPT: Final = 10
 LATELY: Final = 3600.0
 """Seconds after which it does so no longer."""
 
+SHORT: Final = 0.5
+"""Seconds that each of the last jobs of a service has taken at most, for its next ones to count as short."""
+SHORT_ENDS: Final = 10
+"""How many of these there have to be."""
+
 _NAMED: Final = 5
 """How many nodes a sentence names before it counts the rest."""
 
@@ -64,10 +74,11 @@ _NAMED: Final = 5
 class _Node:
     """`ref` None: heard of (an attempt is there, or it joined), but not yet from it. `contact` is READY,
     SUSPECT, LOST or JOINING; draining and being set aside outlast it. `member`: what it said when it joined.
-    `keys` are the attempts that hold a slot there, `jobs` those whose results are not here yet. `used` is
+    `keys` are the attempts that hold a slot there, or wait for one, with their services; `jobs` those whose
+    results are not here yet. `gave_back`: one of those that waited, and no slot became free since. `used` is
     when it last took an attempt, in turns. `ends`: when the last jobs of each service ended, and whether they
-    failed. `known_at`: when it joined or was first heard; `touched`: when
-    something was last seen on it. `left`: to be forgotten once nothing of ours is there."""
+    failed. `known_at`: when it joined or was first heard; `touched`: when something was last seen on it.
+    `left`: to be forgotten once nothing of ours is there."""
 
     node_id: str
     health: NodeHealth
@@ -83,7 +94,8 @@ class _Node:
     no_jobs_until: float = 0.0
     member: JoinedNode | None = None
     services: tuple[str, ...] = ()
-    keys: set[str] = field(default_factory=set)
+    keys: dict[str, str] = field(default_factory=dict)
+    gave_back: bool = False
     jobs: set[int] = field(default_factory=set)
     used: int = 0
     known_at: float | None = None
@@ -123,6 +135,19 @@ class _Node:
         return None if slots is None else slots - len(self.keys) - self.beat.others
 
     @property
+    def held(self) -> int:
+        """Slots that ours hold."""
+        slots = self.beat.slots
+        return len(self.keys) if slots is None else min(len(self.keys), slots)
+
+    @property
+    def room_ahead(self) -> int:
+        """How many jobs may be sent there that wait for a slot."""
+        free = self.free
+        ready = self.state[0] is NodeState.READY and not self.probation and not self.gave_back
+        return free + self.beat.ahead if ready and free is not None else 0
+
+    @property
     def takes(self) -> bool:
         if self.state[0] is not NodeState.READY or (self.probation and (self.keys or self.jobs)):
             return False
@@ -148,8 +173,8 @@ class ServicePool:
     """Implements `actors.ports.scheduling.Pool`. Which node serves which service is in the addresses of
     `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node. `names`
     are told how nodes want to be called, and which have left. `going` says how many jobs of a service are
-    under way, which its `keep_slots` are counted against. In `silent` it keeps which nodes are suspect, and
-    when each was last heard, None: not yet."""
+    under way, which its `keep_slots` are counted against. `short`, `short_ends`: see `SHORT`. In `silent`
+    it keeps which nodes are suspect, and when each was last heard, None: not yet."""
 
     def __init__(
         self,
@@ -159,6 +184,8 @@ class ServicePool:
         names: NodeNames | None = None,
         *,
         going: Callable[[str], int] = lambda service: 0,
+        short: float = SHORT,
+        short_ends: int = SHORT_ENDS,
         silent: dict[str, float | None] | None = None,
     ) -> None:
         self._limits = dict(limits)
@@ -173,6 +200,9 @@ class ServicePool:
         self._ended: set[str] = set()
         """Attempts that are under way and hold no slot any more."""
         self._job_nodes: dict[int, _Node] = {}
+        self._short, self._short_ends = short, short_ends
+        self._took: dict[str, deque[float]] = {}
+        """Seconds that the last jobs of each service have taken."""
         self._running: dict[int, str] = {}
         """The attempts of jobs that are known to run: that one goes on does not say what a node can start."""
         self._turns = 0
@@ -355,7 +385,7 @@ class ServicePool:
 
     # ------------------------------------------------------------------ slots and jobs
 
-    def reserve(self, key: str, node_id: str) -> None:
+    def reserve(self, key: str, node_id: str, service: str = "") -> None:
         """An attempt takes a slot on a node, known or not. Idempotent; a key holds one slot only."""
         before = self._holders.get(key)
         if key in self._ended or (before is not None and before.node_id == node_id):
@@ -365,7 +395,7 @@ class ServicePool:
         one = self._node(node_id)
         self._turns += 1
         one.used = self._turns
-        one.keys.add(key)
+        one.keys[key] = service
         self._holders[key] = one
 
     def unreserve(self, key: str) -> None:
@@ -376,14 +406,23 @@ class ServicePool:
     def ended(self, key: str) -> None:
         """Its slot is free before its end is recorded. Not where slots are kept: a service has a claim to
         those which its jobs leave, and these count as under way until then."""
-        if key in self._holders and not any(limits.keep_slots for limits in self._limits.values()):
+        if key in self._holders and not self._keeps_slots():
             self._ended.add(key)
             self._let_go(key)
+
+    def given_back(self, key: str) -> None:
+        if (one := self._holders.get(key)) is not None:
+            self.ended(key)
+            one.gave_back = True
+
+    def _keeps_slots(self) -> bool:
+        return any(limits.keep_slots for limits in self._limits.values())
 
     def _let_go(self, key: str) -> None:
         one = self._holders.pop(key, None)
         if one is not None:
-            one.keys.discard(key)
+            one.keys.pop(key, None)
+            one.gave_back = False
             self._tidy(one)
 
     def apply(self, job: Job, now: float) -> None:
@@ -416,6 +455,8 @@ class ServicePool:
         end = job.end
         if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
             return
+        if end.wall_seconds is not None:
+            self._took.setdefault(job.service, deque(maxlen=self._short_ends)).append(end.wall_seconds)
         if job.attempt is not None and self._running.get(job.id) == job.attempt.key:
             if one.health.unable:
                 return  # It had begun before the node could start no more.
@@ -433,8 +474,9 @@ class ServicePool:
 
     def choose(self, service: str, requires: str = "") -> NodeRef | None:
         """Where the next job of `service` goes; None when no ready node that has what it requires has a free
-        slot, or each of these is kept for others. Takes nothing."""
+        slot, or each of these is kept for others, and none takes it ahead. Takes nothing."""
         able, _ = self._choices(service, requires)
+        able = able or self._find_ahead(service, requires)
         best = min(able, key=lambda one: (-one.share, one.beat.load, one.used, one.node_id), default=None)
         return None if best is None else best.ref
 
@@ -531,6 +573,22 @@ class ServicePool:
                 keepers |= users - {service}
         return chosen, keepers
 
+    def _find_ahead(self, service: str, requires: str) -> list[_Node]:
+        """The nodes that take such a job ahead."""
+        if not self._is_short(service) or self._keeps_slots():
+            return []
+        return [
+            one
+            for one in self._able(service, requires)
+            if one.room_ahead > 0
+            and self._lasts(one, service)
+            and all(map(self._is_short, one.keys.values()))
+        ]
+
+    def _is_short(self, service: str) -> bool:
+        took = self._took.get(service, ())
+        return len(took) == self._short_ends and max(took, default=0.0) <= self._short
+
     def _claims(self) -> dict[str, int]:
         """How many further slots are kept, by the services that have fewer jobs under way than these."""
         kept = ((name, limits.keep_slots) for name, limits in self._limits.items() if limits.keep_slots)
@@ -614,7 +672,7 @@ def _why(one: _Node) -> str:
     state, reason = one.state
     if state is NodeState.READY:
         others = f", {one.beat.others} by others" if one.beat.others else ""
-        return f"is full ({len(one.keys)} of {one.beat.slots} slots held{others})"
+        return f"is full ({one.held} of {one.beat.slots} slots held{others})"
     words = state.value.replace("_", " ")
     return f"is {words}: {reason}" if reason else f"is {words}"
 
@@ -634,7 +692,8 @@ def _view(one: _Node, name: str, now: float) -> NodeView:
         reason=reason,
         services=one.services,
         slots=one.beat.slots,
-        held=len(one.keys),
+        held=one.held,
+        ahead=len(one.keys) - one.held,
         others=one.beat.others,
         load=one.beat.load,
         free_disk=one.beat.free_disk,

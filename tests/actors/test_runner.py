@@ -32,7 +32,12 @@ class FixedClock:
 
 
 def payload(
-    n: int = 1, *, status: Status = Status.PREPARED, max_runtime: float = 0.0, pid: int = 0
+    n: int = 1,
+    *,
+    status: Status = Status.PREPARED,
+    max_runtime: float = 0.0,
+    pid: int = 0,
+    slot_wait: float | None = None,
 ) -> Payload:
     return Payload(
         key=f"{n:032x}",
@@ -47,6 +52,7 @@ def payload(
         created_at=0.0,
         max_runtime=max_runtime,
         pid=pid,
+        slot_wait=slot_wait,
     )
 
 
@@ -299,6 +305,50 @@ async def test_a_cancelled_payload_that_waits_for_a_slot_is_killed_at_once(autoj
         world.table.cancel(payload(2).key)
     assert world.told(payload(2).key) == (Status.KILLED, "terminated")
     assert world.runs.started == [KEY]
+
+
+async def test_what_has_waited_for_a_slot_as_long_as_it_may_is_given_back(autojump_clock: MockClock) -> None:
+    world = World(slots=1)
+    for n, wait in ((1, 1.0), (2, 2.0), (3, None), (4, 60.0)):
+        world.table.put(payload(n, slot_wait=wait))
+    async with world.going():
+        await trio.sleep(1.9)
+        assert not any(world.table.end_of(payload(n).key) for n in (1, 2, 3, 4))
+        await trio.sleep(1.0)
+        end = world.table.end_of(payload(2).key)
+        assert end is not None and (end.status, end.failure) == (Status.FAILED, Failure.NOT_RUN)
+        assert world.table.rows[payload(2).key].lost
+        await trio.sleep(30.0)
+        world.runs.running[KEY].end(RunResult(exit_code=0))
+        await wait_all_tasks_blocked()
+        # The others have waited: one as long as it takes, one not too long yet.
+        assert world.runs.started == [KEY, payload(3).key]
+        await trio.sleep(40.0)
+        assert world.told(payload(4).key) == world.told(payload(2).key)
+    assert world.runs.started == [KEY, payload(3).key]
+
+
+async def test_what_waits_for_something_else_than_a_slot_is_not_given_back(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(slots=2)
+    world.runs.cards = 1
+    for n in (1, 2):
+        world.table.put(payload(n, slot_wait=1.0))
+    async with world.going():
+        await trio.sleep(60.0)
+        assert world.runs.started == [KEY] and world.table.end_of(payload(2).key) is None
+
+
+async def test_what_may_have_started_is_not_given_back(autojump_clock: MockClock) -> None:
+    """Set out to by an earlier life of the Runner that was not there any more to say so."""
+    world = World(slots=1)
+    world.table.put(payload(1))
+    world.table.put(payload(2, slot_wait=1.0))
+    world.runner.begun.add(payload(2).key)
+    async with world.going():
+        await trio.sleep(60.0)
+        assert world.table.end_of(payload(2).key) is None
 
 
 async def test_a_script_that_cannot_run_makes_its_payload_invalid(autojump_clock: MockClock) -> None:

@@ -70,6 +70,7 @@ class Agent:
         self._ended = ended
         self._end_needs_room = end_needs_room
         self._mailbox = RunnerMailbox()
+        self._accepted_at: dict[str, float] = {}
         self.beside: Callable[[], Awaitable[None]] | None = None
         """What the process does besides."""
         if resumed is not None:
@@ -151,6 +152,7 @@ class Agent:
 
     def accept(self, payload: Payload) -> None:
         self._disk.files[payload.key] = Files(StoredPayload(payload, self._boot))
+        self._accepted_at[payload.key] = trio.current_time()
         self._disk.accepted += 1
         self.put(Row(payload, False))
 
@@ -235,6 +237,10 @@ class Agent:
     async def start(self, payload: Payload) -> Running | RunResult:
         self.enter()
         files = self._disk.files[payload.key]
+        since = max(self.born, self._accepted_at.get(payload.key, self.born))
+        waited = trio.current_time() - since
+        if payload.slot_wait is not None and waited > payload.slot_wait + TICK + 1.0:
+            raise Violation("waits", f"attempt {payload.key[:6]} has waited for a slot until now")
         if files.is_intended():
             return await self.adopt(payload)
         self._disk.take_file(reserve=True)

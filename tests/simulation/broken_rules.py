@@ -12,6 +12,7 @@ from unittest.mock import patch
 import httpx
 from simulation import agent
 from simulation.agent import Agent
+from simulation.clock import sleep
 from simulation.node_disk import Files
 from simulation.world import Faulty
 from support.memory.memory_ledger import MemoryLedger
@@ -33,6 +34,7 @@ from actors.ports.nodes import (
     SubmitResult,
 )
 from actors.ports.payloads import Running
+from actors.runner import Runner, _Watch
 from actors.sender import dispatcher, sender
 from node.executors.slurm import slurm_run
 from node.executors.slurm.batch_system import OutOfReach
@@ -69,9 +71,9 @@ def _slot_kept_when_lost() -> Iterator[None]:
 
     original = ServicePool.unreserve
 
-    def reserve(self: ServicePool, key: str, node_id: str) -> None:
+    def reserve(self: ServicePool, key: str, node_id: str, service: str = "") -> None:
         self.__dict__.setdefault("_slots_held", {})[key] = node_id
-        original_hold(self, key, node_id)
+        original_hold(self, key, node_id, service)
 
     original_hold = ServicePool.reserve
 
@@ -299,6 +301,25 @@ def _unwritten_offered() -> Iterator[None]:
         yield
 
 
+def _never_given_back() -> AbstractContextManager[object]:
+    return patch.object(Runner, "_give_back", lambda _: None)
+
+
+def _given_back_and_started() -> AbstractContextManager[object]:
+    async def end_late(self: Runner, payload: Payload, give_back: bool) -> None:
+        if give_back:
+            self.nursery.start_soon(self._start, payload, _Watch(self._backoff()))
+            await sleep(0.1)
+        await original(self, payload, give_back)
+
+    original = Runner._end_unstarted
+    return patch.object(Runner, "_end_unstarted", end_late)
+
+
+def _started_without_a_slot() -> AbstractContextManager[object]:
+    return patch.object(Runner, "_free", lambda _: True)
+
+
 @contextmanager
 def _strangers_kept() -> Iterator[None]:
     async def never(self: getter.Getter) -> None:
@@ -373,6 +394,9 @@ RULES = (
         broken=lambda: patch.object(KeptSlots, "may_take", lambda *_: True),
         seeds=(4,),
     ),
+    BrokenRule("what waits for a slot never given back", broken=_never_given_back, seeds=(16, 25, 36)),
+    BrokenRule("an attempt that is given back started", broken=_given_back_and_started, seeds=(16, 25, 33)),
+    BrokenRule("more started than there are slots", broken=_started_without_a_slot, seeds=(13,)),
     BrokenRule("a kill that trusts the first process", Faulty(kill_trusts_first_process=True)),
     BrokenRule("who goes on purpose taken for dead", broken=_gone_on_purpose_is_dead, seeds=(29,)),
     BrokenRule("an absence forgotten over a restart", Faulty(absence_forgotten=True), seeds=(8,)),

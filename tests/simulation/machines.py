@@ -44,6 +44,8 @@ from node.payloads.rows import Row
 from node.payloads.table import is_answered, view_of
 
 OWNER = "orchestrator"
+SLOT_WAIT = 5.0
+"""Seconds that an attempt may wait for a slot."""
 
 
 class Stream:
@@ -113,13 +115,15 @@ class Machine:
         any_boot: bool = False,
         ended: Callable[[Machine], None] = lambda _: None,
         copy_of: str = "",
+        ahead: bool = False,
         cluster: Cluster | None = None,
         told_boot: bool = False,
         dial: Callable[[Machine], Callable[[], Awaitable[None]]] | None = None,
     ) -> None:
         """`ended` is told of each end that is recorded. `copy_of`: whose name it has, once it is there
-        (`become`). `cluster`: its payloads are batch jobs there. `told_boot`: it tells its machine's boot all
-        the same, which is a rule that a test breaks. `dial`: nobody can connect to it, its process does."""
+        (`become`). `ahead`: it takes jobs beyond its slots. `cluster`: its payloads are batch jobs there.
+        `told_boot`: it tells its machine's boot all the same, which is a rule that a test breaks. `dial`:
+        nobody can connect to it, its process does."""
         self.name = name
         self.node_id = copy_of or name
         self.slots = slots
@@ -154,6 +158,7 @@ class Machine:
         self._any_boot = any_boot
         self._ended = ended
         self.cluster = cluster
+        self._ahead = ahead and cluster is None
         self._told_boot = told_boot or cluster is None
         self._job_ids: dict[str, int] = {}
         self.dial = dial
@@ -201,6 +206,7 @@ class Machine:
                 Status.PREPARED,
                 0,
                 self._clock.now(),
+                slot_wait=SLOT_WAIT if self._ahead else None,
             )
             self._job_ids[key] = item.job.id
             self.agent.accept(fresh)
@@ -261,7 +267,8 @@ class Machine:
         return Picture(self.mark(), views, self.beat().heartbeat)
 
     def beat(self) -> Beat:
-        return Beat(Heartbeat(load=0.0, slots=self.slots, tally=self.tally))
+        ahead = self.slots if self._ahead else 0
+        return Beat(Heartbeat(load=0.0, slots=self.slots, tally=self.tally, ahead=ahead))
 
     def mark(self) -> StreamPosition:
         return StreamPosition(f"{self.name}/{self.lives}", self.agent.sequence)
@@ -412,6 +419,9 @@ class Machine:
         if key in self.started:
             raise Violation("started twice", f"attempt {key} of job {self._job_ids[key]}")
         process = Process(self._job_plan(self._job_ids[key]), self._nursery, self._rng)
+        running = sum(other.count > 0 for other in self.processes.values())
+        if self.cluster is None and running >= self.slots:
+            raise Violation("slots", f"{self.name} has {self.slots}, and {running} run where another begins")
         self.disk.files[key].process = self.processes[key] = process
         self.started.add(key)
         self._nursery.start_soon(process.run)

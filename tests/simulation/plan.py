@@ -119,6 +119,8 @@ class Plan:
     """Which nodes have their payloads in a batch system."""
     kept: int = 0
     """Slots that are kept for `KEEPER`: fewer than the node has that stays, or others would wait for ever."""
+    ahead: bool = False
+    """Nodes take as many jobs ahead as they have slots, however long these run."""
     cut_after: tuple[int, ...] = ()
     """The commits, counted over all lives, shortly after which the orchestrator's power is cut."""
 
@@ -212,6 +214,7 @@ def make(seed: int) -> Plan:
         slots=slots,
         jobs=jobs,
         kept=kept,
+        ahead=not kept and random.Random(f"ahead/{seed}").random() < 0.5,
         faults=tuple(sorted(faults, key=lambda f: f.at)),
         runs_per_user=rng.randint(1, 3),
         max_runs=rng.randint(3, 6),

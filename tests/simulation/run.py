@@ -219,7 +219,14 @@ class _Simulation:
             ledger=ledger,
             nodes=nodes,
             queue=queue,
-            pool=ServicePool(limits, rng, going=queue.going),
+            pool=ServicePool(
+                limits,
+                rng,
+                going=queue.going,
+                # No job counts as short, or each.
+                short=math.inf if plan.ahead else 0.0,
+                short_ends=0 if plan.ahead else 1,
+            ),
             services=limits,
             rng=rng,
             hand_over=hand_over(epoch, getter.leave),

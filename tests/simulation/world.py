@@ -129,6 +129,7 @@ class World:
                 cluster=self.cluster if batch[i] else None,
                 told_boot=faulty.boot_told,
                 dial=dial if dials[i] else None,
+                ahead=plan.ahead,
             )
 
         self.machines = {f"n{i}": make(i, slots) for i, slots in enumerate(plan.slots)}

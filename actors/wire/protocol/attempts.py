@@ -117,6 +117,7 @@ def heartbeat_to_json(beat: Heartbeat, held: Mapping[str, int], clock: float) ->
     return {
         "load": round(beat.load, 1),
         "slots": beat.slots,
+        "ahead": beat.ahead,
         "cores": beat.cores,
         "held": dict(held),
         "free_disk": beat.free_disk,
@@ -138,7 +139,8 @@ def heartbeat_from_json(data: Any, owner: str, now: float) -> Heartbeat:
     clock = _real(form, "clock")
     return Heartbeat(
         load=min(100.0, max(0.0, _real(form, "load") or 0.0)),
-        slots=_whole(form, "slots"),
+        slots=(slots := _whole(form, "slots")),
+        ahead=min(max(0, _whole(form, "ahead") or 0), slots or 0),
         cores=max(1, _whole(form, "cores") or 1),
         others=others,
         free_disk=_whole(form, "free_disk"),

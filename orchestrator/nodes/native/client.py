@@ -59,6 +59,8 @@ _AT_ONCE: Final = 8
 _ZIPPING: Final = Deadlines(head=SILENCE)
 _LISTING: Final = 64 << 20
 """Bytes of the list of an attempt's files."""
+SLOT_WAIT: Final = 1.0
+"""Seconds that an attempt may wait on its node for a slot: another node may have one meanwhile."""
 _LOOK_CODES: Final = {
     (404, "not_found"): LookupResult.GONE,
     (409, "receiving"): LookupResult.RECEIVING,
@@ -387,6 +389,7 @@ def _listed(dispatch: Dispatch) -> dict[str, Any]:
         "service": dispatch.job.service,
         "user": dispatch.job.user_id,
         "max_runtime_seconds": dispatch.job.max_runtime,
+        "slot_wait_seconds": SLOT_WAIT,
     }
     if limits := limits_to_json(dispatch.job.limits):
         listed["limits"] = limits

@@ -52,7 +52,7 @@ class Target:
 def quotas(slots: int) -> Limits:
     """Such as let every slot be used, by one user too, and the next jobs go while the ends of these are
     recorded, until which they count."""
-    return Limits(runs_per_user=max(1, 2 * slots), max_runs=max(1, 2 * slots))
+    return Limits(runs_per_user=max(1, 3 * slots), max_runs=max(1, 3 * slots))
 
 
 @contextmanager

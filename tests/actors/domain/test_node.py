@@ -20,6 +20,10 @@ from actors.domain.status import Status
             End(Status.FAILED, "could not be started: no bash", failure=Failure.NODE),
             "on node n1 it could not be started: no bash",
         ),
+        (
+            End(Status.FAILED, "no slot was free for it in time", failure=Failure.NOT_RUN),
+            "node n1 had no slot for it in time",
+        ),
     ],
 )
 def test_a_loss_is_told_with_what_the_node_says_of_it(end: End | None, told: str) -> None:

@@ -73,13 +73,22 @@ def test_a_node_is_called_as_its_host(monkeypatch: pytest.MonkeyPatch, host: str
     assert host_name() == name
 
 
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [({}, 0), ({"slots": 4, "ahead": 9}, 4), ({"slots": 4, "ahead": -1}, 0), ({"ahead": 3}, 0)],
+)
+def test_a_node_takes_no_more_ahead_than_it_has_slots(said: dict[str, int], taken: int) -> None:
+    assert heartbeat_from_json(said, "o", 0.0).ahead == taken
+
+
 async def test_a_node_says_its_name_in_every_heartbeat(tmp_path: Path) -> None:
-    sampler = LoadSampler(tmp_path, slots=1, name="gpu-3")
+    sampler = LoadSampler(tmp_path, slots=2, name="gpu-3", ahead=2)
     said = [sampler.now]
     async with trio.open_nursery() as nursery:
         await nursery.start(sampler.run)
         said.append(sampler.now)
         nursery.cancel_scope.cancel()
     for beat in said:
-        assert heartbeat_from_json(heartbeat_to_json(beat, {}, 0.0), "o", 0.0).name == "gpu-3"
+        heard = heartbeat_from_json(heartbeat_to_json(beat, {}, 0.0), "o", 0.0)
+        assert (heard.name, heard.ahead) == ("gpu-3", 2)
     assert heartbeat_from_json({"name": "no name"}, "o", 0.0).name == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.domain.job import Attempt, End, Job
 from actors.domain.node import Heartbeat, JoinedNode, NodeAddress, NodeRef, NodeState
 from actors.domain.service import ServiceLimits
+from actors.domain.status import Status
 from orchestrator.scheduling.service_pool import LEAST_LEFT, ServicePool
 
 URLS = [f"http://n{number}:8080" for number in range(5)]
@@ -21,6 +24,9 @@ LIMITS = {
     "b": ServiceLimits("b", addresses=(NodeAddress(URLS[2] + "/"),)),
     "c": ServiceLimits("c"),
 }
+
+
+ROW = Job(1, 1, "a", Status.QUEUED, "", 1, 0.0, 0.0, "key")
 
 
 def pool_of(*beats: Heartbeat) -> ServicePool:
@@ -39,10 +45,24 @@ def state(pool: ServicePool, node_id: str) -> NodeState:
     return next(view.state for view in pool.views(0.0) if view.node.node_id == node_id)
 
 
-class Model:
-    """The rules as they are told, with exact fractions."""
+def end_jobs(pool: ServicePool, service: str, seconds: Sequence[float]) -> None:
+    """Jobs of a service that take so long have ended, somewhere."""
+    for number, took in enumerate(seconds):
+        attempt = Attempt("f" * 32, number, 1, "elsewhere")
+        job = replace(ROW, id=number, service=service, attempt=attempt)
+        end = End(Status.COMPLETED, "", wall_seconds=took, started_at=1.0)
+        pool.apply(replace(job, status=Status.SUBMITTED), 0.0)
+        pool.apply(replace(job, status=Status.COMPLETED, end=end), 0.0)
+    pool.forget("elsewhere")
 
-    def __init__(self) -> None:
+
+class Model:
+    """The rules as they are told, with exact fractions. `short`: services whose jobs are."""
+
+    def __init__(self, short: str) -> None:
+        self.short = short
+        self.services: dict[str, str] = {}
+        self.gave_back: set[int] = set()
         self.beats: dict[int, Heartbeat] = {}
         self.contact: dict[int, str] = {}
         self.drained: set[int] = set()
@@ -51,12 +71,18 @@ class Model:
         self.used: dict[int, int] = {}
         self.turn = 0
 
-    def reserve(self, key: str, number: int) -> None:
+    def reserve(self, key: str, number: int, service: str) -> None:
         self.known.add(number)
         if self.holds.get(key) != number:
+            self.free(key)
+            self.services[key] = service
             self.turn += 1
             self.used[number] = self.turn
             self.holds[key] = number
+
+    def free(self, key: str) -> None:
+        if (number := self.holds.pop(key, None)) is not None:
+            self.gave_back.discard(number)
 
     def held(self, number: int) -> int:
         return sum(one == number for one in self.holds.values())
@@ -68,15 +94,24 @@ class Model:
         return Fraction(beat.slots - self.held(number) - beat.others, beat.slots)
 
     def choose(self, service: str) -> str | None:
-        able = []
+        able, ahead = [], []
         for number in {"a": (0, 1, 2, 3), "b": (2,), "c": ()}[service]:
             if self.contact.get(number) != "ready" or number in self.drained:
                 continue
             beat = self.beats[number]
             if beat.unhealthy:
                 continue
+            if beat.slots == 0:
+                continue
+            choice = (-self.share(number), beat.load, self.used.get(number, 0), number)
             if beat.slots is None or beat.slots - self.held(number) - beat.others > 0:
-                able.append((-self.share(number), beat.load, self.used.get(number, 0), number))
+                able.append(choice)
+            elif number not in self.gave_back and (
+                beat.slots + beat.ahead - self.held(number) - beat.others > 0
+                and all(self.services[key] in self.short for key, at in self.holds.items() if at == number)
+            ):
+                ahead.append(choice)
+        able = able or (ahead if service in self.short else [])
         return f"id-{min(able)[3]}" if able else None
 
 
@@ -84,36 +119,55 @@ class Model:
 @given(st.integers(0, 2**32))
 def test_every_choice_is_the_models(seed: int) -> None:
     rng = random.Random(seed)
-    pool, model = ServicePool(LIMITS, random.Random(1)), Model()
+    short = rng.choice(("", "a", "ab"))
+    pool, model = ServicePool(LIMITS, random.Random(1)), Model(short)
+    for service in short:
+        end_jobs(pool, service, [0.1] * 10)
     for _ in range(80):
-        number, key = rng.randrange(5), f"key-{rng.randrange(12)}"
+        number, key = rng.randrange(5), f"key-{rng.randrange(16)}"
         node_id = f"id-{number}"
         match rng.choice(
-            ["seen", "seen", "hold", "take", "take", "free", "suspect", "lost", "order", "lift"]
+            ["seen", "seen", "hold", *["take"] * 3, "free", "back", "suspect", "lost", "order", "lift"]
         ):
             case "seen":
                 slots = rng.choice([None, 0, 1, 2, 3, 6])
                 sick = rng.choice(["", "", "", "sick"])
                 beat = Heartbeat(
-                    float(rng.randrange(3)), slots, rng.randint(1, 4), rng.randrange(3), unhealthy=sick
+                    float(rng.randrange(3)),
+                    slots,
+                    rng.randint(1, 4),
+                    rng.randrange(3),
+                    unhealthy=sick,
+                    ahead=rng.choice((0, 1, 2)) if slots else 0,
                 )
                 pool.seen(REFS[number], beat, 0.0)
                 model.beats[number], model.contact[number] = beat, "ready"
                 model.known.add(number)
             case "hold":
-                pool.reserve(key, node_id)
-                model.reserve(key, number)
+                service = rng.choice("ab")
+                pool.unreserve(key)
+                model.free(key)
+                pool.reserve(key, node_id, service)
+                model.reserve(key, number, service)
             case "take":
-                taken = chosen(pool, rng.choice("aaab"))
-                if taken is not None:
+                service = rng.choice("aaab")
+                taken = chosen(pool, service)
+                if taken is not None and key not in model.holds:
                     index = int(taken[-1])
-                    slots, before = model.beats[index].slots, model.held(index)
-                    assert slots is None or before + model.beats[index].others < slots
-                    pool.reserve(key, taken)
-                    model.reserve(key, index)
+                    beat, before = model.beats[index], model.held(index)
+                    ahead = beat.ahead if service in short else 0
+                    assert beat.slots is None or before + beat.others < beat.slots + ahead
+                    pool.unreserve(key)
+                    pool.reserve(key, taken, service)
+                    model.reserve(key, index, service)
             case "free":
                 pool.unreserve(key)
-                model.holds.pop(key, None)
+                model.free(key)
+            case "back":
+                pool.given_back(key)
+                if (at := model.holds.get(key)) is not None:
+                    model.free(key)
+                    model.gave_back.add(at)
             case "suspect":
                 pool.suspect(node_id, "x")
                 if number in model.known and model.contact.get(number) != "lost":
@@ -135,7 +189,9 @@ def test_every_choice_is_the_models(seed: int) -> None:
         lost = {view.node.node_id for view in pool.views(0.0) if view.contact is NodeState.LOST}
         assert lost == {f"id-{n}" for n in range(5) if model.contact.get(n) == "lost"}
         for view in pool.views(0.0):
-            assert view.held == model.held(int(view.node.node_id[-1]))
+            held = model.held(int(view.node.node_id[-1]))
+            assert view.held + view.ahead == held
+            assert view.held == held if view.slots is None else view.held == min(held, view.slots)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(0, 30))
@@ -222,6 +278,53 @@ def test_who_has_ended_holds_no_slot_while_its_end_is_recorded() -> None:
     pool.unreserve("k")
     pool.reserve("k", "id-0")
     assert chosen(pool) is None
+
+
+@pytest.mark.parametrize(
+    ("took", "other", "then"),
+    [
+        ([0.5] * 10, "a", "id-0"),
+        ([0.5] * 9, "a", None),
+        ([*[0.1] * 9, 0.6], "a", None),
+        ([9.0, *[0.1] * 10], "a", "id-0"),
+        ([0.1] * 10, "b", None),
+        ([0.1] * 10, "", None),
+    ],
+)
+def test_a_job_goes_ahead_only_where_it_and_all_that_are_there_are_short(
+    took: list[float], other: str, then: str | None
+) -> None:
+    pool = pool_of(Heartbeat(slots=1, ahead=1))
+    end_jobs(pool, "a", took)
+    pool.reserve("one", "id-0", other)
+    assert chosen(pool) == then
+    pool.reserve("two", "id-0", "a")
+    assert chosen(pool) is None, "no more than it takes"
+
+
+def test_who_gave_a_job_back_gets_none_ahead_until_it_has_a_slot_again() -> None:
+    pool = pool_of(Heartbeat(slots=1, ahead=1))
+    end_jobs(pool, "a", [0.1] * 10)
+    for key in ("one", "two"):
+        pool.reserve(key, "id-0", "a")
+    pool.given_back("two")
+    pool.reserve("two", "id-0", "a")  # as its row says still
+    assert chosen(pool) is None
+    pool.ended("one")
+    assert chosen(pool) == "id-0"
+    pool.reserve("three", "id-0", "a")
+    assert chosen(pool) == "id-0", "ahead"
+
+
+def test_where_slots_are_kept_nothing_goes_ahead() -> None:
+    limits = LIMITS | {"b": replace(LIMITS["b"], keep_slots=1)}
+    pool = ServicePool(limits, random.Random(1))
+    pool.seen(REFS[0], Heartbeat(slots=1, ahead=1), 0.0)
+    end_jobs(pool, "a", [0.1] * 10)
+    pool.reserve("one", "id-0", "a")
+    assert chosen(pool) is None
+    pool.set_limits(LIMITS)
+    assert chosen(pool) == "id-0"
 
 
 def test_where_slots_are_kept_a_job_holds_its_slot_until_its_end_is_recorded() -> None:
