@@ -1,4 +1,4 @@
-"""Forty rules, each broken on purpose: what shows that the simulation can fail."""
+"""Over forty rules, each broken on purpose: what shows that the simulation can fail."""
 
 from __future__ import annotations
 

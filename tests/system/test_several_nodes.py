@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import signal
 
-from support.peers.portals import portal
+import trio
+from support.peers.portals import PATIENCE, Portal, portal
 from support.processes.processes import Place, Started
+
+from orchestrator.scheduling.service_pool import SHORT_ENDS
+
+
+async def steps_of(user: Portal, job: int) -> list[tuple[str, str]]:
+    return [(entry["from"], entry["to"]) for entry in await user.history(job)]
 
 
 async def absent_node(here: Place, name: str) -> Started:
@@ -44,6 +51,33 @@ async def test_with_no_node_a_job_waits_says_so_and_starts_when_one_appears(here
         end = await user.ended(job)
         assert (end["status"], end["attempts_used"]) == ("Completed", 1)
         assert (await user.contents(job))["result.txt"] == b"at last\n"
+
+
+async def test_a_short_job_waits_on_a_node_only_until_another_might_have_a_slot(here: Place) -> None:
+    """Sent ahead of a slot, as all jobs before it were short, behind one that is not."""
+    other = await absent_node(here, "other")
+    node = here.node("node", "--slots", "1")
+    server = here.server(nodes=[node.url, other.url])
+    fifo = here.directory / "fifo"
+    here.run("mkfifo", str(fifo))
+    async with portal(server.url) as user:
+        for _ in range(SHORT_ENDS):
+            assert (await user.ended(await user.upload("true")))["status"] == "Completed"
+        long = await user.upload(f"read word < {fifo}")
+        await user.until(long, "Running")
+        job = await user.upload("echo here > where", user=2)
+        with trio.fail_after(PATIENCE):
+            row = await user.job(job)
+            while ("Submitted", "Queued") not in await steps_of(user, job):
+                row = await user.job(job, f"?wait=1&after={row['version']}")
+        row = await user.job(job)
+        assert (row["attempts_used"], row["waiting_for"]) == (0, "slot"), row
+        here.node("other", "--slots", "1", port=other.port)
+        end = await user.ended(job)
+        assert (end["status"], end["attempts_used"]) == ("Completed", 1)
+        assert end["node"] != (await user.job(long))["node"]
+        here.run("sh", "-c", f"echo on > {fifo}")
+        assert (await user.ended(long))["status"] == "Completed"
 
 
 async def test_two_nodes_share_what_one_could_not_run_at_once(here: Place) -> None:

@@ -50,8 +50,8 @@ class Target:
 
 
 def quotas(slots: int) -> Limits:
-    """Such as let every slot be used, by one user too, and the next jobs go while the ends of these are
-    recorded, until which they count."""
+    """Such as let every slot be used, by one user too, and as many jobs again go ahead, and while the ends of
+    others are recorded, until which they count."""
     return Limits(runs_per_user=max(1, 3 * slots), max_runs=max(1, 3 * slots))
 
 

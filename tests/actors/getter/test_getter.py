@@ -278,6 +278,45 @@ async def test_a_start_that_failed_by_the_node_is_tried_again_and_told_first(
         assert w.told.count(StartFailed("n", end.message)) == 2
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_what_a_node_gives_back_waits_again_and_was_no_attempt(
+    autojump_clock: MockClock, wanted: bool
+) -> None:
+    """Unless somebody wants it stopped meanwhile: then it is."""
+    async with world(OWN) as w:
+        row = await w.submitted(await w.ledger.insert(new_job()))
+        assert row.attempt is not None and row.attempts_used == 1
+        if not wanted:
+            await w.terminate(row)
+        end = End(Status.FAILED, "no slot", failure=Failure.NOT_RUN)
+        w.say(PayloadChanged(PayloadView(row.attempt.key, end.status, end, lost=True)))
+        await trio.sleep(0.1)
+        then = await w.row(row)
+        if wanted:
+            assert (then.status, then.attempts_used, then.end) == (Status.QUEUED, 0, None)
+            assert then.message == "waits: node n had no slot for it in time"
+        else:
+            assert then.status is Status.KILLED
+        assert AttemptEnded(row.attempt.key, given_back=True) in w.told
+        await trio.sleep(5.0)
+        assert row.attempt.key in [key for key, _ in w.node.released]
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+async def test_what_waits_on_its_node_longer_than_what_goes_ahead_is_told_so(
+    autojump_clock: MockClock, ahead: int
+) -> None:
+    async with world(OWN) as w:
+        rows = [await w.submitted(await w.ledger.insert(new_job())) for _ in range(5)]
+        w.say(Beat(Heartbeat(slots=4, ahead=ahead)))
+        for row in rows:
+            assert row.attempt is not None
+            w.say(PayloadChanged(PayloadView(row.attempt.key, Status.PREPARED)))
+        await trio.sleep(0.5)
+        waits = Status.SUBMITTED if ahead else Status.PREPARED
+        assert (await w.row(rows[-1])).status is waits
+
+
 async def test_an_order_to_stop_is_given_again_until_the_end_is_known(autojump_clock: MockClock) -> None:
     async with world(FOREIGN) as w:
         job = await w.running()

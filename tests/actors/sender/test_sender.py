@@ -259,6 +259,43 @@ async def test_a_node_that_cannot_start_jobs_gets_one_from_time_to_time_and_the_
         assert job.message.endswith("it could not be started: no bash; it was attempt 3 of 3")
 
 
+class Returning:
+    """A node that has no slot for the first attempt, and takes what comes then."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
+        await trio.lowlevel.checkpoint()
+        views = []
+        for one in items:
+            self.keys.append(one.attempt.key)
+            end = End(Status.FAILED, "no slot", failure=Failure.NOT_RUN) if len(self.keys) == 1 else None
+            status = Status.PREPARED if end is None else end.status
+            views.append(PayloadView(one.attempt.key, status, end, lost=end is not None))
+        return [SubmitAnswer(SubmitResult.HAS, view=view) for view in views]
+
+
+async def test_what_a_node_gives_back_with_its_answer_is_queued_again_and_no_attempt(
+    autojump_clock: MockClock,
+) -> None:
+    ledger, sender, node = CountingLedger(), Mailbox("sender"), Returning()
+    limits = {
+        "example": ServiceLimits("example", max_attempts=1, addresses=(NodeAddress("http://n:1"),)),
+    }
+    job = await ledger.insert(new_job())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, make_sender(ledger, limits, node))
+        sender.tell(NodeSeen(NodeRef("n" * 32, "http://n:1"), Heartbeat(slots=1)))
+        await trio.sleep(5.0)
+        nursery.cancel_scope.cancel()
+    assert len(set(node.keys)) == 2
+    row = await ledger.get(job.id)
+    assert row is not None and (row.status, row.attempts_used) == (Status.SUBMITTED, 1)
+    said = [entry.reason for entry in await ledger.history(job.id)]
+    assert f"waits: node {'n' * 32} had no slot for it in time" in said
+
+
 class Taking:
     """A node that takes each attempt."""
 

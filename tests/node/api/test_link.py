@@ -270,6 +270,8 @@ async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_wi
         assert item["result"] == "malformed"
         (item,) = (await client.submit(KEY, limits={"memory_bytes": "4G"}))["items"]
         assert (item["result"], "limits" in item["reason"]) == ("malformed", True)
+        (item,) = (await client.submit(KEY, slot_wait_seconds=-1))["items"]
+        assert (item["result"], "slot_wait_seconds" in item["reason"]) == ("malformed", True)
         (item,) = (await client.submit(KEY, batch_request={"partition": "a b"}))["items"]
         assert (item["result"], "batch_request" in item["reason"]) == ("malformed", True)
         (item,) = (await client.submit(OTHER, files=[["a\nb", len(SCRIPT["run.sh"])]]))["items"]
