@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from actors.domain.changes import FirstAttempt
 from actors.domain.job import Attempt, Job
 from actors.domain.node import Heartbeat, NodeAddress, NodeRef, NodeView, PayloadView
 from actors.domain.queue_excerpt import ForecastView
@@ -126,6 +127,17 @@ class PoolPicture(Question[Sequence[NodeView]]):
     """Asked of the Sender: the nodes as the pool sees them."""
 
     only_looks = True
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveFirst(Question[FirstAttempt | None]):
+    """Asked of the Sender, which has to wait with nothing to do: an attempt for a job that is not stored yet,
+    with a slot and a place in the quotas, which it has until it is stored or given back. None if it has to
+    wait."""
+
+    service: str
+    user_id: int
+    requires: str
 
 
 @dataclass(frozen=True, slots=True)

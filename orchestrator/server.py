@@ -36,6 +36,7 @@ from actors.messages import (
 )
 from actors.ports.scaling import Provider, ProviderError
 from actors.process.version import installed_version
+from actors.sender.reservations import Reservations
 from actors.sender.sender import Sender
 from actors.wire.http.app import App
 from actors.wire.http.server import serve
@@ -327,6 +328,8 @@ async def _start(
         if settings.scaling:
             scaler.tell(news)
 
+    reservations = Reservations(sender)
+
     def make_sender(mailbox: Mailbox, nursery: trio.Nursery) -> Sender:
         queue = QueueManager(services.now)
         return Sender(
@@ -343,6 +346,7 @@ async def _start(
             hand_over=getter.leave,
             members=registry.members,
             name_of=registry.names.of,
+            reservations=reservations,
             tick=settings.tick_seconds,
         )
 
@@ -485,6 +489,7 @@ async def _start(
         links=Links(doors.links_key, doors.tokens, clock.now),
         public_url=next(iter(settings.public_url), ""),
         metrics=metrics,
+        reservations=reservations,
     )
     nursery.start_soon(api.open_requests.run)
     poster = CallbackClient(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
@@ -116,9 +116,25 @@ class JobDetails:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstAttempt:
+    """With which a job begins in the commit that stores it, and what its history says of that. The number of
+    the job and `n` are the ledger's to fill in."""
+
+    attempt: Attempt
+    reason: str
+
+    def begin(self, job_id: int) -> Transition:
+        """The move that follows the job's first row."""
+        attempt = replace(self.attempt, job_id=job_id)
+        return Transition(
+            job_id, Status.QUEUED, Status.PROCESSING, self.reason, attempt=attempt, by=Owner.SENDER
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job as the api hands it in, its files durable already under `storage_key`, or here as `files`,
-    packed, to be kept with it. `request_id`: of the request that brought it."""
+    packed, to be kept with it. `request_id`: of the request that brought it. `first`: it goes at once."""
 
     user_id: int
     service: str
@@ -133,3 +149,4 @@ class NewJob:
     details: JobDetails = field(default_factory=JobDetails)
     request_id: str = ""
     files: bytes | None = field(default=None, repr=False)
+    first: FirstAttempt | None = None

@@ -133,6 +133,14 @@ class Mailbox:
             return await asked.wait()
         raise NoAnswer(f"{self.name}: no answer within {deadline:g} s")
 
+    def ask_now(self, question: Question[Answer]) -> Answer | None:
+        """The answer of an actor that waits and has nothing to do: what it knows is all there is to know, and
+        it has acted on it. None from any other."""
+        if self._answer is None or self._mail or self._bell.rings:
+            return None
+        answer: Answer = self._answer(question)
+        return answer
+
     # ------------------------------------------------------------------ for the actor
 
     async def wait(self, at_most: float, answer: Callable[[Question[Any]], Any]) -> None:

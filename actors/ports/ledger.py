@@ -21,7 +21,8 @@ class Ledger(Protocol):
     `LedgerError`."""
 
     async def insert(self, job: NewJob) -> Job:
-        """Store a Queued job with the next id. Durable on return."""
+        """Store a job with the next id: Queued, or with its `first` attempt in Processing, in one commit.
+        Durable on return."""
         ...
 
     async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:

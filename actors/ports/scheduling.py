@@ -37,6 +37,19 @@ class Queue(Protocol):
         """Take a `take` back: the job's own row counts again."""
         ...
 
+    def admits(self, service: str, user_id: int) -> bool:
+        """Whether a job that is not stored yet may go as soon as it is: none of its service waits, and the
+        quotas have room."""
+        ...
+
+    def reserve(self, key: str, service: str, user_id: int) -> None:
+        """Count a job that is not stored yet as going, under the key of its first attempt. Idempotent."""
+        ...
+
+    def unreserve(self, key: str) -> None:
+        """It does so no longer: its row does, or there will be none. Idempotent."""
+        ...
+
     def set_pauses(self, reasons: Mapping[str, str]) -> None:
         """Offer no job of these services, and of these only; why is what the jobs are told."""
         ...

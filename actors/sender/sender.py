@@ -10,6 +10,9 @@ became of each attempt:
 - in doubt: the attempt stays with its node and key, slot and quota held, and is sent again under the same key
   until the node answers or is lost.
 
+A job that comes when nothing waits and a slot is free has its attempt from here before it is stored, see
+`actors/sender/reservations.py`: it is sent once its row is seen.
+
 All of it can be rebuilt from the ledger: a job found in Processing at the start is a job in doubt.
 
 Of a queued job nothing is here but its id, in the queue: its row is read by the commit that lets it go, or
@@ -28,9 +31,9 @@ from typing import Final
 
 import trio
 
-from actors.domain.changes import ChangeAnswer, ChangeResult, Transition
+from actors.domain.changes import ChangeAnswer, ChangeResult, FirstAttempt, Transition
 from actors.domain.job import Attempt, AttemptState, Job, QueuedJobs, job_of
-from actors.domain.node import JoinedNode
+from actors.domain.node import JoinedNode, NodeRef
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.requeue import requeue_lost, requeue_or_fail
 from actors.domain.scaling import ScalingView
@@ -51,6 +54,7 @@ from actors.messages import (
     NodeSuspect,
     NodeUnreached,
     PoolPicture,
+    ReserveFirst,
     ScalingPicture,
     ServicesPaused,
     SetServices,
@@ -64,6 +68,7 @@ from actors.ports.scheduling import Pool, Queue
 from actors.ports.world import Random
 from actors.sender.arrivals import Arrivals
 from actors.sender.dispatcher import DispatchResult, NodeDispatcher, Verdict
+from actors.sender.reservations import Reservation, Reservations
 
 log: Final = logging.getLogger("orchestrator.sender")
 
@@ -74,7 +79,8 @@ ASSIGN_AT_ONCE: Final = 256
 class Sender(Actor):
     """See the module. `hand_over` is told of each attempt that a node has, before that is recorded; `queue`
     and `pool` are empty, as each life begins from the ledger; `members` are the nodes that have joined by
-    themselves, another object when they change; `name_of` a node's id is what people are told."""
+    themselves, another object when they change; `name_of` a node's id is what people are told. `reservations`
+    outlasts each life; without it nobody asks for any."""
 
     def __init__(
         self,
@@ -90,10 +96,14 @@ class Sender(Actor):
         hand_over: Callable[[AttemptHanded], None],
         members: Callable[[], Sequence[JoinedNode]] = tuple,
         name_of: Callable[[str], str] = str,
+        reservations: Reservations | None = None,
         tick: float = 0.5,
         batch_bytes: int = 1 << 20,
     ) -> None:
         super().__init__(mailbox, nursery, tick=tick)
+        self._reservations = Reservations(mailbox) if reservations is None else reservations
+        self._reserved: set[str] = set()
+        """Keys of reservations that are counted here."""
         self._ledger = ledger
         self._nodes = nodes
         self._queue = queue
@@ -128,6 +138,8 @@ class Sender(Actor):
                 self._given_up.add(attempt.key)
                 self._pool.reserve(attempt.key, attempt.node_id)
         self._fill(live.queued)
+        for key, one in self._reservations.out.items():
+            self._hold(key, one)
         for job in live.jobs:
             self._take_in(job)
 
@@ -137,6 +149,7 @@ class Sender(Actor):
 
     async def turn(self) -> None:
         self._sync()
+        self._take_back()
         with self._ledger_backoff:
             if await self._cursor.catch_up(self._apply):
                 await self._read_pauses()
@@ -185,6 +198,8 @@ class Sender(Actor):
                 return tuple(self._why(job) for job in jobs)
             case PoolPicture():
                 return self._pool.views(trio.current_time())
+            case ReserveFirst(service=service, user_id=user_id, requires=requires):
+                return self._reserve_first(service, user_id, requires)
             case BacklogPicture(most=most):
                 return self._queue.backlog(most)
             case ForecastPicture(service=service, most=most):
@@ -249,6 +264,7 @@ class Sender(Actor):
 
     def _take_in(self, job: Job) -> None:
         now = trio.current_time()
+        unsent = job.attempt is not None and self._settle(job.attempt.key)
         self._queue.apply(job)
         self._doomed.pop(job.id, None)
         if job.status is not Status.QUEUED:
@@ -266,7 +282,7 @@ class Sender(Actor):
         if job.status is Status.PROCESSING and job.attempt is not None:
             dispatcher = self._dispatcher(job.attempt.node_id)
             # What no dispatcher knows was sent, or not, by an earlier life: it is in doubt.
-            dispatcher.put(Dispatch(job.attempt, job), doubt=True)
+            dispatcher.put(Dispatch(job.attempt, job), doubt=not unsent)
             if job.terminate_requested:
                 dispatcher.cancel(job.attempt.key)
 
@@ -352,16 +368,53 @@ class Sender(Actor):
         job_id = None if node is None else self._queue.take(service, requires)
         if job_id is None or node is None:
             return None
+        first = self._new_attempt(node)
+        self._pool.reserve(first.attempt.key, node.node_id, service)
+        return first.begin(job_id)
+
+    def _new_attempt(self, node: NodeRef) -> FirstAttempt:
         key = f"{self._rng.getrandbits(128):032x}"
-        attempt = Attempt(key, job_id, 0, node.node_id, boot=node.moment)
-        self._pool.reserve(key, node.node_id, service)
-        reason = f"sent to node {self._name_of(node.node_id)}"
-        return Transition(job_id, Status.QUEUED, Status.PROCESSING, reason, attempt=attempt, by=Owner.SENDER)
+        attempt = Attempt(key, 0, 0, node.node_id, boot=node.moment)
+        return FirstAttempt(attempt, f"sent to node {self._name_of(node.node_id)}")
 
     def _unreserve(self, move: Transition) -> None:
         assert move.attempt is not None
         self._queue.give_back(move.job_id)
         self._pool.unreserve(move.attempt.key)
+
+    # ------------------------------------------------------------------ jobs that are just being stored
+
+    def _reserve_first(self, service: str, user_id: int, requires: str) -> FirstAttempt | None:
+        if self._ledger_backoff.lasts or not self._queue.admits(service, user_id):
+            return None
+        node = self._pool.choose(service, requires)
+        if node is None:
+            return None
+        first = self._new_attempt(node)
+        key = first.attempt.key
+        self._reservations.out[key] = one = Reservation(node.node_id, service, user_id)
+        self._hold(key, one)
+        return first
+
+    def _hold(self, key: str, one: Reservation) -> None:
+        self._reserved.add(key)
+        self._queue.reserve(key, one.service, one.user_id)
+        self._pool.reserve(key, one.node_id, one.service)
+
+    def _settle(self, key: str) -> bool:
+        """The row that has this attempt is here. Whether it was reserved: then nothing of it was sent."""
+        if key not in self._reserved:
+            return False
+        self._reserved.remove(key)
+        self._queue.unreserve(key)
+        return self._reservations.out.pop(key, None) is not None
+
+    def _take_back(self) -> None:
+        """What was reserved for jobs that were not stored."""
+        for key in self._reserved - self._reservations.out.keys():
+            self._reserved.remove(key)
+            self._queue.unreserve(key)
+            self._pool.unreserve(key)
 
     # ------------------------------------------------------------------ what became of it
 

@@ -12,7 +12,9 @@ from actors.domain.job import Attempt, Job
 from actors.domain.node import NodeRef, NodeView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import Backlog, ServiceLimits, Waiting
+from actors.kernel.actor import Mailbox
 from actors.ports.world import Clock
+from actors.sender.reservations import Reservations
 from actors.wire.files.last_lines import Tail
 from actors.wire.http.plain_routes import Head
 from actors.wire.http.web_pages import OwnNames
@@ -132,4 +134,5 @@ class ApiContext:
         default_factory=lambda: Recent(256)
     )
     names: OwnNames = field(default_factory=OwnNames)
+    reservations: Reservations = field(default_factory=lambda: Reservations(Mailbox("nobody")))
     metrics: ServerMetrics = field(default_factory=ServerMetrics)

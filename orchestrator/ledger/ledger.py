@@ -375,8 +375,8 @@ class SqliteLedger:
     # ------------------------------------------------------------------ writing
 
     async def insert(self, job: NewJob, entry: AuditEntry | None = None, limits: Limits | None = None) -> Job:
-        """Store a Queued job with the next id; durable on return. `entry` says who hands it in. Raises
-        LimitReached for one too many.
+        """Store a job with the next id, Queued, or with its `first` attempt in Processing; durable on return.
+        `entry` says who hands it in. Raises LimitReached for one too many.
 
         With an idempotency key that its user has sent before: the job that has it, as it is now, if its
         fingerprint is the same (it has another `storage_key` then); IdempotencyConflict if not. Raises
@@ -688,7 +688,7 @@ def _end_at_once(error: Exception) -> NoReturn:
 
 
 def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: LedgerBatch) -> Job:
-    db, now = batch.db, batch.now
+    db, now, seq = batch.db, batch.now, batch.seq + 1
     if job.idempotency_key is not None:
         found = jobs.read_idempotent(db, job.user_id, job.idempotency_key)
         if found is not None:
@@ -697,7 +697,6 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
             return found[0]
     if limits.of_jobs:
         require_room(db, limits, user=job.user_id, service=job.service, size=job.size)
-    seq = batch.seq + 1
     job_id = jobs.insert_job(db, job, message=rules.UPLOADED, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
@@ -706,6 +705,8 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
     if entry is not None:
         audit.store_entries(db, [replace(entry, job=job_id)], now)
     row = _note(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
+    if job.first is not None:
+        row = _change(job.first.begin(job_id), batch).job or row
     batch.store_lines()
     return row
 

@@ -62,6 +62,7 @@ class QueueManager:
         self._limits = dict(limits)
         self._services: dict[str, ServiceRings] = {}
         self._going: dict[int, _Going] = {}
+        self._reserved: dict[str, tuple[str, int]] = {}
         self._paused: Mapping[str, str] = {}
         self._turns = 0
 
@@ -132,6 +133,24 @@ class QueueManager:
         room.ended(going.user_id)
         if not going.stopped:
             room.ring(going.requires).enter(going.user_id, going.order)
+
+    def admits(self, service: str, user_id: int) -> bool:
+        """Whether a job that is not stored yet may go as soon as it is: nothing of its service waits, which
+        might have to go before it, and the quotas have room."""
+        room = self._service(service)
+        return not (service in self._paused or room.rings or room.full or room.blocked(user_id))
+
+    def reserve(self, key: str, service: str, user_id: int) -> None:
+        """Count a job that is not stored yet as going, under the key of its first attempt. Idempotent."""
+        if key not in self._reserved:
+            self._reserved[key] = service, user_id
+            self._service(service).started(user_id)
+
+    def unreserve(self, key: str) -> None:
+        """It does so no longer: its row does, or there will be none. Idempotent."""
+        if key in self._reserved:
+            service, user_id = self._reserved.pop(key)
+            self._services[service].ended(user_id)
 
     def requirements(self, service: str) -> Sequence[str]:
         """The requirements of the jobs that wait, the one that was served longest ago first."""

@@ -1,4 +1,4 @@
-"""Over forty rules, each broken on purpose: what shows that the simulation can fail."""
+"""Fifty rules, each broken on purpose: what shows that the simulation can fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simulation.node_disk import Files
 from simulation.world import Faulty
 from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import Change, SetProgress, Transition
+from actors.domain.changes import Change, NewJob, SetProgress, Transition
 from actors.domain.job import Job, QueuedJobs, job_of
 from actors.domain.node import NodeRef, NodeState, PayloadView, Tally
 from actors.domain.payload import UNKNOWN, Payload, RunResult
@@ -36,6 +36,7 @@ from actors.ports.nodes import (
 from actors.ports.payloads import Running
 from actors.runner import Runner, _Watch
 from actors.sender import dispatcher, sender
+from actors.store.group_commit import SOFT_FOR
 from node.executors.slurm import slurm_run
 from node.executors.slurm.batch_system import OutOfReach
 from node.executors.slurm.slurm_executor import SlurmExecutor
@@ -372,27 +373,77 @@ def _submitted_again_in_doubt() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _first_attempt_soft() -> Iterator[None]:
+    original = MemoryLedger.insert
+
+    async def insert(self: MemoryLedger, job: NewJob) -> Job:
+        before, since = self._hard, self._soft_since
+        if before is None or self._clock.now() >= since + SOFT_FOR:
+            before, since = self._state(), self._clock.now()
+        stored = await original(self, job)
+        if job.first is not None:
+            self._hard, self._soft_since = before, since
+        return stored
+
+    with patch.object(MemoryLedger, "insert", insert):
+        yield
+
+
+@contextmanager
+def _reserved_past_the_quotas() -> Iterator[None]:
+    def admits(self: QueueManager, service: str, user_id: int) -> bool:
+        return not self._service(service).rings
+
+    with patch.object(QueueManager, "admits", admits):
+        yield
+
+
+@contextmanager
+def _reserved_places_not_counted() -> Iterator[None]:
+    with (
+        patch.object(QueueManager, "reserve", lambda *_: None),
+        patch.object(QueueManager, "unreserve", lambda *_: None),
+    ):
+        yield
+
+
+@contextmanager
+def _never_in_doubt() -> Iterator[None]:
+    original = sender.Sender._settle
+
+    def settle(self: sender.Sender, key: str) -> bool:
+        original(self, key)
+        return True
+
+    with patch.object(sender.Sender, "_settle", settle):
+        yield
+
+
 _is_in_vain = getter.Getter._is_in_vain
 
 RULES = (
     BrokenRule("no key on a submit", Faulty(no_key=True)),
     BrokenRule(
-        "results of an old attempt accepted", Faulty(any_attempt=True), _old_results_accepted, seeds=(22, 13)
+        "results of an old attempt accepted",
+        Faulty(any_attempt=True),
+        _old_results_accepted,
+        seeds=(47, 22, 13),
     ),
     BrokenRule("a slot not freed when a node is lost", broken=_slot_kept_when_lost, seeds=(1,)),
     BrokenRule("a transition without its compare", Faulty(no_compare=True), seeds=(1,)),
     BrokenRule(
         "a state that is not left by its owner", Faulty(any_owner=True), _moved_by_the_getter, seeds=(10, 1)
     ),
-    BrokenRule("a requeue after an ambiguous submit", broken=_requeued_when_ambiguous, seeds=(32,)),
+    BrokenRule("a requeue after an ambiguous submit", broken=_requeued_when_ambiguous, seeds=(28, 32)),
     BrokenRule("terminate forgotten at a hand-over", broken=_terminate_forgotten_at_hand_over, seeds=(20,)),
-    BrokenRule("absence believed from an old picture", broken=_absence_believed, seeds=(12,)),
+    BrokenRule("absence believed from an old picture", broken=_absence_believed, seeds=(13, 12)),
     BrokenRule("a release forgotten over a restart", Faulty(release_forgotten=True)),
     BrokenRule("quota counted in memory only", broken=_quota_in_memory_only, seeds=(9,)),
     BrokenRule(
         "a slot that is kept given to another service",
         broken=lambda: patch.object(KeptSlots, "may_take", lambda *_: True),
-        seeds=(4,),
+        seeds=(5, 4),
     ),
     BrokenRule("what waits for a slot never given back", broken=_never_given_back, seeds=(16, 25, 36)),
     BrokenRule("an attempt that is given back started", broken=_given_back_and_started, seeds=(16, 25, 33)),
@@ -401,19 +452,30 @@ RULES = (
     BrokenRule("who goes on purpose taken for dead", broken=_gone_on_purpose_is_dead, seeds=(29,)),
     BrokenRule("an absence forgotten over a restart", Faulty(absence_forgotten=True), seeds=(8,)),
     BrokenRule("the last word of progress unheard at the end", broken=_last_word_unheard, seeds=(5,)),
-    BrokenRule("a node that forgets what it cannot read", broken=_unreadable_is_nothing, seeds=(25,)),
+    BrokenRule("a node that forgets what it cannot read", broken=_unreadable_is_nothing, seeds=(21, 25)),
     BrokenRule(
-        "nobody's run told as lost before it has ended", broken=_lost_before_it_has_ended, seeds=(25,)
+        "nobody's run told as lost before it has ended", broken=_lost_before_it_has_ended, seeds=(39, 25)
     ),
     BrokenRule("a start fenced by one file that may be lost", broken=_start_fenced_by_one_file, seeds=(41,)),
     BrokenRule("an end and a deletion that need room on the disk", Faulty(end_needs_room=True), seeds=(4,)),
     BrokenRule(
-        "an attempt sent before its key is durable", broken=lambda: _soft(Status.PROCESSING), seeds=(9,)
+        "an attempt sent before its key is durable", broken=lambda: _soft(Status.PROCESSING), seeds=(1, 9)
     ),
     BrokenRule(
         "an end told before it is durable",
         broken=lambda: _soft(Status.COMPLETED, Status.FAILED, Status.KILLED),
         seeds=(9,),
+    ),
+    BrokenRule("a first attempt sent before its job is durable", broken=_first_attempt_soft, seeds=(9,)),
+    BrokenRule(
+        "a reservation kept when the job is not stored",
+        broken=lambda: patch.object(sender.Sender, "_take_back", lambda _: None),
+        seeds=(2,),
+    ),
+    BrokenRule("a reservation past the quotas", broken=_reserved_past_the_quotas),
+    BrokenRule("a reserved place that does not count", broken=_reserved_places_not_counted, seeds=(14,)),
+    BrokenRule(
+        "an attempt of an earlier life taken for one that was not sent", broken=_never_in_doubt, seeds=(102,)
     ),
     BrokenRule("numbers of changes given again after a power cut", broken=_numbers_given_twice, seeds=(4,)),
     BrokenRule(
@@ -444,16 +506,16 @@ RULES = (
     BrokenRule(
         "what a batch system has forgotten taken for ended",
         broken=lambda: patch.object(slurm_run, "BEAT_PATIENCE", 0.0),
-        seeds=(89,),
+        seeds=(101, 89),
     ),
     BrokenRule("a batch job that begins again", Faulty(begins_again=True), seeds=(42,)),
     BrokenRule(
-        "another boot told of what outlives the machine", Faulty(boot_told=True), seeds=(50, 141, 108)
+        "another boot told of what outlives the machine", Faulty(boot_told=True), seeds=(141, 50, 108)
     ),
     BrokenRule(
-        "results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0), seeds=(13,)
+        "results that trickle waited for", broken=lambda: patch.object(http_client, "PACE", 0), seeds=(23, 13)
     ),
-    BrokenRule("results that stall waited for", broken=_stall_waited_for, seeds=(13,)),
+    BrokenRule("results that stall waited for", broken=_stall_waited_for, seeds=(23, 13)),
     BrokenRule("results without an end taken in", broken=lambda: patch.object(results, "UNTOLD", math.inf)),
     BrokenRule("results asked for for ever", broken=lambda: _in_vain(lambda *_: False)),
     BrokenRule("results given up at the first failure", broken=lambda: _in_vain(lambda *_: True)),

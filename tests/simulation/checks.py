@@ -18,6 +18,7 @@ from actors.domain.changes import (
     ChangeAnswer,
     ChangeResult,
     MoveAttempt,
+    NewJob,
     RecordEnd,
     SetMessage,
     SetProgress,
@@ -91,9 +92,13 @@ class Checks:
             if boot == machine.boot and all(int(h) <= t for h, t in now):
                 machine.started.discard(key)
 
-    def accepted(self, job: Job) -> None:
-        self.status[job.id] = job.status
+    def accepted(self, new: NewJob, job: Job) -> None:
+        """It may have its first attempt from the same commit."""
+        self.status[job.id] = Status.QUEUED
         self._world.note(f"job {job.id}: accepted (user {job.user_id})")
+        if new.first is not None and job.status is Status.PROCESSING:
+            self._moved(new.first.begin(job.id), job)
+            self._count(job)
 
     def power_cut(self) -> None:
         """What the ledger has lost by it may only be what nodes tell again."""

@@ -33,6 +33,7 @@ from actors.domain.service import ServiceLimits
 from actors.getter.getter import Getter, tell_committed
 from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed, NodeSeen
+from actors.sender.reservations import Reservations
 from actors.sender.sender import Sender
 from node.executors.slurm import slurm_executor, slurm_run
 from node.host import dialling
@@ -213,7 +214,7 @@ class _Simulation:
             if not dropped:
                 sender.tell(message)
 
-        queue = QueueManager(limits)
+        queue, reservations = QueueManager(limits), Reservations(sender)
         make_sender = partial(
             Sender,
             ledger=ledger,
@@ -230,6 +231,7 @@ class _Simulation:
             services=limits,
             rng=rng,
             hand_over=hand_over(epoch, getter.leave),
+            reservations=reservations,
             tick=TICK,
         )
         make_getter = partial(
@@ -251,7 +253,7 @@ class _Simulation:
             sender.tell(Committed(rows))
             tell_committed(getter, Committed(rows))
 
-        epoch.hear = hear
+        epoch.hear, epoch.upload = hear, partial(reservations.store, insert=ledger.insert)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(live, sender, make_sender)
             nursery.start_soon(live, getter, make_getter)

@@ -23,6 +23,7 @@ from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import NewJob
 from actors.domain.job import Job
+from actors.ports.ledger import LedgerError
 from actors.ports.nodes import SubmitAnswer, SubmitResult
 from actors.ports.world import Clock
 from orchestrator.dialled_streams import DialledStreams
@@ -33,6 +34,8 @@ COLLECT_WITHIN = 100.0
 STALL = 30.0
 CONNECT = 5.0
 SNAPSHOTS_EVERY = 30.0
+ASKED_AGAIN = 0.5
+"""Seconds after which a portal that was refused, or got no answer, sends its upload again."""
 
 
 @dataclass
@@ -288,15 +291,31 @@ class World:
     async def upload(self, index: int) -> None:
         job_plan = self.plan.jobs[index]
         await sleep_until(job_plan.at)
-        while trio.current_time() < self.fileless_until:
-            await sleep(5.0)  # 507, and the portal asks again
-        new = NewJob(job_plan.user, job_plan.service, f"{index:032x}", job_plan.size)
-        job = await self.disk.insert(new)
-        self.job_plans[job.id] = index
-        self.checks.accepted(job)
-        self.committed((job,))
+        new = NewJob(
+            job_plan.user, job_plan.service, f"{index:032x}", job_plan.size, idempotency_key=str(index)
+        )
+        while (job := await self._hand_in(new)) is None:
+            await sleep(ASKED_AGAIN)
         if job_plan.terminate_after is not None:
             await self._terminate(job.id, job_plan.terminate_after)
+
+    async def _hand_in(self, new: NewJob) -> Job | None:
+        """None for an answer that has the portal ask again, and for none."""
+        epoch = self.epoch
+        if epoch is None or not epoch.alive or trio.current_time() < self.fileless_until:
+            await sleep(0.001)
+            return None
+        try:
+            return await epoch.upload(new)
+        except (LedgerError, Dead):
+            return None
+
+    def stored(self, new: NewJob, job: Job) -> None:
+        """A job is in the ledger, unless it was there already."""
+        if job.id not in self.job_plans:
+            self.job_plans[job.id] = int(new.storage_key, 16)
+            self.checks.accepted(new, job)
+            self.checks.told((job,))
 
     async def _terminate(self, job_id: int, after: float) -> None:
         await sleep(after)
@@ -450,6 +469,7 @@ class Epoch:
     world: World
     number: int
     hear: Callable[[tuple[Job, ...]], None] = lambda _: None
+    upload: Callable[[NewJob], Awaitable[Job]] = field(init=False)
     alive: bool = True
     cut: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)

@@ -146,6 +146,24 @@ async def test_who_only_looks_is_answered_without_a_turn_and_after_all_that_was_
         await box.ask(Glance(), deadline=0.01)
 
 
+async def test_only_who_waits_and_has_nothing_to_do_answers_now() -> None:
+    box, (_, make) = Mailbox("counter"), counter()
+    assert box.ask_now(Total()) is None, "nobody lives"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, box, make)
+        await trio.testing.wait_all_tasks_blocked()
+        assert box.ask_now(Total()) == 0
+        box.leave(3)
+        assert box.ask_now(Total()) is None, "there is something that it does not know"
+        box.ring()
+        await trio.testing.wait_all_tasks_blocked()
+        assert box.ask_now(Total()) == 3
+        box.ring()
+        assert box.ask_now(Total()) is None, "it may have to act"
+        nursery.cancel_scope.cancel()
+    assert box.ask_now(Total()) is None
+
+
 async def test_a_question_with_a_full_mailbox_is_refused_at_once() -> None:
     box = Mailbox("counter", size=1)
     box.tell(1)

@@ -11,7 +11,15 @@ import pytest
 from support.data.ledgers import SetClock, new_job, open_ledger
 from support.memory.memory_ledger import MemoryLedger
 
-from actors.domain.changes import Change, JobDetails, MoveAttempt, RecordEnd, SetProgress, Transition
+from actors.domain.changes import (
+    Change,
+    FirstAttempt,
+    JobDetails,
+    MoveAttempt,
+    RecordEnd,
+    SetProgress,
+    Transition,
+)
 from actors.domain.job import Attempt, AttemptState, End, LiveJobs
 from actors.domain.progress import BatchStand
 from actors.domain.status import JOB, OWNER, QUOTA, Owner, Status
@@ -32,6 +40,17 @@ class Script:
         self.rng = random.Random(seed)
         self.others = random.Random(f"others/{seed}")
         self.keys: list[str] = []
+
+    def first_attempt(self) -> FirstAttempt | None:
+        """For one in three jobs, now and then with a key that is there already."""
+        if self.others.random() < 2 / 3:
+            return None
+        key = f"{len(self.keys):032x}"
+        if self.keys and self.others.random() < 0.1:
+            key = self.others.choice(self.keys)
+        else:
+            self.keys.append(key)
+        return FirstAttempt(Attempt(key, 0, 0, "n1"), "sent to n1")
 
     async def change(self, ledger: Ledger, last_id: int) -> Change:
         rng = self.rng
@@ -97,6 +116,7 @@ async def test_both_ledgers_give_the_same_answers(seed: int, tmp_path: Path) -> 
                 idempotency_key=rng.choice([*[None] * 6, "k1", "k2"]),
                 fingerprint=rng.choice("fg"),
                 details=JobDetails(requires={"gpu": "", "ssd": "fast"} if last_id % 2 else {}),
+                first=script.first_attempt(),
             )
             ordered, kind = rng.randint(1, last_id + 1), rng.random()
             for_both = []

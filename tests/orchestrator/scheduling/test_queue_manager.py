@@ -610,3 +610,37 @@ def test_the_largest_parts_of_the_queue_are_told_by_service_and_requirement() ->
     assert queue.take("b", "gpu") is not None
     assert queue.backlog(9) == [Backlog("a", "", 1), Backlog("a", "ssd", 1), Backlog("b", "gpu", 1)]
     assert QueueManager(LIMITS).backlog(9) == []
+
+
+def test_a_job_that_is_not_stored_yet_may_go_where_nothing_waits_and_the_quotas_have_room() -> None:
+    queue = QueueManager(LIMITS)
+    assert queue.admits("a", 1) and not queue.admits("gone", 1)
+    queue.set_pauses({"a": "maintenance"})
+    assert not queue.admits("a", 1) and queue.admits("b", 1)
+    queue.set_pauses({})
+    queue.apply(replace(row(1), requires="gpu"))
+    assert not queue.admits("a", 2) and queue.admits("b", 2), "one waits that might go first"
+    queue.apply(replace(row(1, status=S.PROCESSING, seq=2), requires="gpu"))
+    assert queue.admits("a", 1)
+    queue.apply(row(2, status=S.PROCESSING))
+    assert not queue.admits("a", 1) and queue.admits("a", 2), "its user's quota"
+    for job_id in (3, 4, 5):
+        queue.apply(row(job_id, user=job_id, status=S.PROCESSING))
+    assert not queue.admits("a", 2), "the service's quota"
+
+
+def test_a_reserved_place_counts_until_its_row_does_or_it_is_given_back() -> None:
+    queue = QueueManager(LIMITS)
+    for _ in range(2):
+        queue.reserve("one", "a", 1)
+    queue.reserve("two", "a", 1)
+    assert queue.going("a") == 2 and not queue.admits("a", 1)
+    queue.apply(row(1))
+    assert queue.next("a") is None, "its user is at the quota"
+    queue.unreserve("one")
+    assert queue.next("a") == 1
+    for _ in range(2):
+        queue.unreserve("two")
+    queue.apply(row(2, status=S.PROCESSING))
+    assert queue.going("a") == 1
+    assert queue.next("a") == 1, "and its place is free for who waits"

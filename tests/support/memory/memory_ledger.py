@@ -82,6 +82,8 @@ class MemoryLedger:
         if job.files is not None:
             self._files[row.storage_key, "input"] = job.files
         self._store(step)
+        if job.first is not None:
+            row = self._change(job.first.begin(row.id), self._clock.now()).job or row
         self._hard = None
         self._committed()
         return row
