@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from actors.domain.changes import Transition
+from actors.domain.changes import NewJob, Transition
 from actors.domain.payload import Payload
 from actors.store import durable
 from node.payloads import operations, records
@@ -26,6 +26,8 @@ TakeUp: TypeAlias = Callable[..., Payload]
 
 
 def _soft_attempts() -> None:
+    """Also those that come with their job."""
+    _insert_softly(lambda job: job.first is not None)
     told_again = transitions.is_told_again
     transitions.is_told_again = lambda change: (
         told_again(change) or (isinstance(change, Transition) and change.attempt is not None)
@@ -33,11 +35,15 @@ def _soft_attempts() -> None:
 
 
 def _soft_uploads() -> None:
+    _insert_softly(lambda job: True)
+
+
+def _insert_softly(which: Callable[[NewJob], bool]) -> None:
     write = ledger.SqliteLedger._write
 
     async def softly(self: ledger.SqliteLedger, work: Any, **how: Any) -> Any:
-        is_insert = isinstance(work, partial) and work.func is ledger._insert
-        return await write(self, work, **{**how, "soft": is_insert or how.get("soft", False)})
+        is_soft = isinstance(work, partial) and work.func is ledger._insert and which(work.args[0])
+        return await write(self, work, **{**how, "soft": is_soft or how.get("soft", False)})
 
     ledger.SqliteLedger._write = softly  # type: ignore[method-assign]  # a stand-in
 
