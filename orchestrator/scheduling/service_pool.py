@@ -11,8 +11,9 @@ fall below zero; it is chosen all the same, after those that have room.
 
 Where no slot is free, a job goes to a node that takes some ahead of its slots, so that it has the next one
 when a script ends: only where all that hold a slot there are of services whose last jobs were short, and so
-is its own. The node gives back what then waits too long all the same; it gets nothing ahead after that, until
-it has a slot again.
+is its own, and none of another service waits for the next slot that is free there: what goes ahead would take
+each. The node gives back what then waits too long all the same; it gets nothing ahead after that, until it has
+a slot again.
 
 What keeps a node from being given jobs, besides that it is full or not in touch: it is drained (ordered),
 set aside (sick: see `node_health`), or backed off from (it did not take an attempt just now).
@@ -173,8 +174,9 @@ class ServicePool:
     """Implements `actors.ports.scheduling.Pool`. Which node serves which service is in the addresses of
     `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node. `names`
     are told how nodes want to be called, and which have left. `going` says how many jobs of a service are
-    under way, which its `keep_slots` are counted against. `short`, `short_ends`: see `SHORT`. In `silent`
-    it keeps which nodes are suspect, and when each was last heard, None: not yet."""
+    under way, which its `keep_slots` are counted against; `waiting` of which services, and with which
+    requirements, jobs wait for nothing but a slot. `short`, `short_ends`: see `SHORT`. In `silent` it keeps
+    which nodes are suspect, and when each was last heard, None: not yet."""
 
     def __init__(
         self,
@@ -184,12 +186,14 @@ class ServicePool:
         names: NodeNames | None = None,
         *,
         going: Callable[[str], int] = lambda service: 0,
+        waiting: Callable[[], Collection[tuple[str, str]]] = tuple,
         short: float = SHORT,
         short_ends: int = SHORT_ENDS,
         silent: dict[str, float | None] | None = None,
     ) -> None:
         self._limits = dict(limits)
         self._going = going
+        self._waiting = waiting
         self._rng = rng
         self._names = NodeNames() if names is None else names
         self._silent: dict[str, float | None] = {} if silent is None else silent
@@ -577,13 +581,19 @@ class ServicePool:
         """The nodes that take such a job ahead."""
         if not self._is_short(service) or self._keeps_slots():
             return []
+        later = [(name, needed) for name, needed in self._waiting() if not self._is_short(name)]
         return [
             one
             for one in self._able(service, requires)
             if one.room_ahead > 0
             and self._lasts(one, service)
             and all(map(self._is_short, one.keys.values()))
+            and not any(self._may_have(one, *other) for other in later)
         ]
+
+    def _may_have(self, one: _Node, service: str, requires: str) -> bool:
+        """Whether a node is one for such a job."""
+        return service in one.services and satisfies(requires, one.labels) and self._lasts(one, service)
 
     def _is_short(self, service: str) -> bool:
         took = self._took.get(service, ())

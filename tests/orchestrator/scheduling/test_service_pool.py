@@ -316,6 +316,25 @@ def test_who_gave_a_job_back_gets_none_ahead_until_it_has_a_slot_again() -> None
     assert chosen(pool) == "id-0", "ahead"
 
 
+def test_nothing_goes_ahead_of_a_job_of_another_service_that_waits_for_the_next_free_slot() -> None:
+    """Else that would never be free: what ends leaves its slot to what is there already."""
+    waiting: list[tuple[str, str]] = []
+    pool = ServicePool(LIMITS, random.Random(1), waiting=lambda: waiting)
+    for number in (0, 2):
+        pool.seen(REFS[number], Heartbeat(slots=1, ahead=1), 0.0)
+        pool.reserve(f"k{number}", f"id-{number}", "a")
+    end_jobs(pool, "a", [0.1] * 10)
+    waiting += ("a", ""), ("b", "")
+    assert chosen(pool) == "id-0", "b has the other alone"
+    pool.reserve("ahead", "id-0", "a")
+    assert chosen(pool) is None
+    waiting[1:] = [("b", "gpu"), ("c", ""), ("gone", "")]
+    assert chosen(pool) == "id-2", "nothing that waits could have that slot"
+    waiting[1:] = [("b", "")]
+    end_jobs(pool, "b", [0.1] * 10)
+    assert chosen(pool) == "id-2", "it goes ahead itself, when it is its turn"
+
+
 def test_where_slots_are_kept_nothing_goes_ahead() -> None:
     limits = LIMITS | {"b": replace(LIMITS["b"], keep_slots=1)}
     pool = ServicePool(limits, random.Random(1))
