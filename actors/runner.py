@@ -167,7 +167,7 @@ class Runner(Actor):
                 self._take_in(payload)
         while not self._closing.is_set() and self._free() and (found := self._find_next()):
             self._follow(found, adopt=False)
-        if not self._closing.is_set() and not self._free():
+        if self._closing.is_set() or not self._free():
             self._give_back()
         if self._closing.is_set():
             for watch in self._watched.values():
@@ -213,8 +213,9 @@ class Runner(Actor):
         return next(filter(self._runs.claim, sorted(self._prepared.values(), key=_age)), None)
 
     def _give_back(self) -> None:
-        """What has waited for a slot as long as it may, and of which nothing can have started."""
-        now = trio.current_time()
+        """What has waited for a slot as long as it may, or would wait for one that never comes, and of which
+        nothing can have started."""
+        now = math.inf if self._closing.is_set() else trio.current_time()
         for payload in list(self._prepared.values()):
             wait, since = payload.slot_wait, self._waiting_since[payload.key]
             if wait is not None and now > since + wait and payload.key not in self._inbox.begun:
