@@ -164,8 +164,12 @@ def test_every_choice_is_the_models(seed: int) -> None:
                 pool.unreserve(key)
                 model.free(key)
             case "back":
-                pool.given_back(key)
+                pool.given_back(key, -1000.0)
                 if (at := model.holds.get(key)) is not None:
+                    beat = model.beats.get(at, Heartbeat())
+                    counted = 0 if beat.slots is None else model.held(at) + beat.others - beat.slots
+                    if at in model.gave_back and counted <= 0 and model.contact.get(at) != "lost":
+                        model.contact[at] = "suspect"
                     model.free(key)
                     model.gave_back.add(at)
             case "suspect":
@@ -307,7 +311,7 @@ def test_who_gave_a_job_back_gets_none_ahead_until_it_has_a_slot_again() -> None
     end_jobs(pool, "a", [0.1] * 10)
     for key in ("one", "two"):
         pool.reserve(key, "id-0", "a")
-    pool.given_back("two")
+    pool.given_back("two", 0.0)
     pool.reserve("two", "id-0", "a")  # as its row says still
     assert chosen(pool) is None
     pool.ended("one")
