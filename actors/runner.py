@@ -78,6 +78,9 @@ class RunnerMailbox(Mailbox):
         self.unread = False
         self.begun: set[str] = set()
         """What a life set out to start, and none has seen the end of: it may run, and not be recorded so."""
+        self.halted = False
+        """Nothing is started any more."""
+        self.returned = trio.Event()
         self.closing = trio.Event()
         self.closed = trio.Event()
         self.grace = math.inf
@@ -96,11 +99,17 @@ class RunnerMailbox(Mailbox):
         """There is something to do, and nothing to read for that."""
         super().ring()
 
+    async def give_back_all(self) -> None:
+        """Have nothing started any more and what may be given back so, and return when that is recorded."""
+        self.halted = True
+        self.wake()
+        await self.returned.wait()
+
     async def stop_all(self, grace: float) -> None:
-        """Have nothing started any more and all that runs stopped, and return when it has ended; `grace` in
-        seconds, unless the Runner's own is less. What is stopped so is lost, not killed: nobody asked for its
-        end, it may run elsewhere."""
-        self.grace = grace
+        """The same, and all that runs stopped; return when it has ended. `grace` in seconds, unless the
+        Runner's own is less. What is stopped so is lost, not killed: nobody asked for its end, it may run
+        elsewhere."""
+        self.grace, self.halted = grace, True
         self.closing.set()
         self.wake()
         await self.closed.wait()
@@ -143,6 +152,8 @@ class Runner(Actor):
         self._waiting_since: dict[str, float] = {}
         """When this life was told of those that are prepared."""
         self._watched: dict[str, _Watch] = {}
+        self._returning: set[str] = set()
+        """Those of them that are given back."""
 
     # ------------------------------------------------------------------ life
 
@@ -165,10 +176,12 @@ class Runner(Actor):
             # What was read is the state of all payloads at that number: older news would take them back.
             if payload.sequence > self._seen:
                 self._take_in(payload)
-        while not self._closing.is_set() and self._free() and (found := self._find_next()):
+        while not inbox.halted and self._free() and (found := self._find_next()):
             self._follow(found, adopt=False)
-        if not self._closing.is_set() and not self._free():
+        if inbox.halted or not self._free():
             self._give_back()
+        if inbox.halted and not self._returning:
+            inbox.returned.set()
         if self._closing.is_set():
             for watch in self._watched.values():
                 watch.stop_now()
@@ -213,11 +226,13 @@ class Runner(Actor):
         return next(filter(self._runs.claim, sorted(self._prepared.values(), key=_age)), None)
 
     def _give_back(self) -> None:
-        """What has waited for a slot as long as it may, and of which nothing can have started."""
-        now = trio.current_time()
+        """What has waited for a slot as long as it may, or would wait for one that never comes, and of which
+        nothing can have started."""
+        now = math.inf if self._inbox.halted else trio.current_time()
         for payload in list(self._prepared.values()):
             wait, since = payload.slot_wait, self._waiting_since[payload.key]
             if wait is not None and now > since + wait and payload.key not in self._inbox.begun:
+                self._returning.add(payload.key)
                 self._follow(payload, adopt=False, give_back=True)
 
     def _follow(self, payload: Payload, *, adopt: bool, give_back: bool = False) -> None:
@@ -251,7 +266,8 @@ class Runner(Actor):
             self._inbox.begun.discard(payload.key)
         finally:
             self._watched.pop(payload.key, None)
-            if self._prepared or self._closing.is_set():
+            self._returning.discard(payload.key)
+            if self._prepared or self._inbox.halted:
                 self._inbox.wake()
 
     async def _end_unstarted(self, payload: Payload, give_back: bool) -> None:

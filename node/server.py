@@ -57,7 +57,7 @@ STOP_GRACE: Final = 3.0
 WRITE_PATIENCE: Final = 20.0
 """Seconds for what has ended to be written through when the node stops."""
 STOP_PATIENCE: Final = 1.0
-"""Seconds beyond the grace that stopping the payloads may take when the node stops."""
+"""Seconds beyond the grace that stopping the payloads, or giving them back, may take when the node stops."""
 
 
 async def serve_node(
@@ -337,6 +337,9 @@ class _Leaving:
         if kill:
             with trio.move_on_after(STOP_GRACE + STOP_PATIENCE):
                 await self._runner.stop_all(STOP_GRACE)
+        else:
+            with trio.move_on_after(STOP_PATIENCE):
+                await self._runner.give_back_all()
         # Who stops a node may be about to stop its machine.
         try:
             with trio.move_on_after(WRITE_PATIENCE):

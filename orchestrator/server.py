@@ -339,7 +339,13 @@ async def _start(
             nodes=nodes,
             queue=queue,
             pool=ServicePool(
-                services.now, rng, registry.drains(), registry.names, going=queue.going, silent=silent
+                services.now,
+                rng,
+                registry.drains(),
+                registry.names,
+                going=queue.going,
+                waiting=queue.waiting,
+                silent=silent,
             ),
             services=services.now,
             rng=rng,

@@ -10,7 +10,7 @@ class Failure(StrEnum):
     calls it; MEMORY also if the machine had no more. INVALID: it cannot run, as without `run.sh`. RESULTS:
     it ended well, and what it left cannot be had. BATCH_SYSTEM: that refused it, or ended it. LOST: the node
     stopped, or its machine went down. NODE: another fault there, as that it could not start it. NOT_RUN: no
-    node has told an end."""
+    node has told an end, or one that it gives the attempt back."""
 
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"

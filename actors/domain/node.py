@@ -94,7 +94,7 @@ class Heartbeat:
     of a cluster is; None if no end is known. `tally` is None if it does not count. `name`: what it wants to
     be called, `executor`: the tier in which scripts run there, `executor_limits`: how it keeps them apart and
     what that does not cover, in sentences; "" if it does not say. `ahead`: how many jobs it takes beyond its
-    slots."""
+    slots now."""
 
     load: float = 0.0
     slots: int | None = None

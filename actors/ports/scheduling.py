@@ -154,7 +154,7 @@ class Pool(Protocol):
         """An attempt that is still under way no longer needs its slot: its node has said how it ended."""
         ...
 
-    def given_back(self, key: str) -> None:
+    def given_back(self, key: str, now: float) -> None:
         """An attempt has waited on its node for a slot as long as it may, and waits there no longer."""
         ...
 

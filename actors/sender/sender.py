@@ -176,7 +176,7 @@ class Sender(Actor):
                 if address.url in self._static:  # one that joined is known already, or has left
                     self._pool.unreached(address, reason, trio.current_time())
             case AttemptEnded(key=key, given_back=True):
-                self._pool.given_back(key)
+                self._pool.given_back(key, trio.current_time())
             case AttemptEnded(key=key):
                 self._pool.ended(key)
             case StartFailed(node_id=node_id, reason=reason):
@@ -441,7 +441,7 @@ class Sender(Actor):
                     s.dispatch.attempt.node_id, s.view.tell_trouble(), trio.current_time()
                 )
             if s.verdict is Verdict.HAS and s.view is not None and s.view.given_back:
-                self._pool.given_back(s.dispatch.attempt.key)
+                self._pool.given_back(s.dispatch.attempt.key, trio.current_time())
         moves = [self._move_for(s) for s in results]
         for s, move in zip(results, moves, strict=True):
             if move.target is Status.SUBMITTED and s.node is not None:
@@ -455,7 +455,7 @@ class Sender(Actor):
         for s in results:
             if s.verdict is Verdict.NOT_THERE:
                 self._pool.back_off(s.dispatch.attempt.node_id, s.reason, trio.current_time())
-            elif s.node is not None:
+            elif s.node is not None and (s.view is None or not s.view.given_back):
                 self._pool.took(s.node.node_id)
         self.ring()
         return [_is_done_with(move, answer) for move, answer in zip(moves, recorded, strict=True)]

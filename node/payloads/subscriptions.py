@@ -21,7 +21,8 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Sequence[Row]], None]] = []
-        self._subscribers: set[trio.MemorySendChannel[Payload]] = set()
+        self._subscribers: dict[trio.MemorySendChannel[Payload], str | None] = {}
+        """With whose payloads they follow, None: all."""
         self._next: dict[str, trio.Event] = {}
         self.farewell: Leaving | None = None
         """What subscribers are told last, once the node stops."""
@@ -34,11 +35,16 @@ class Subscriptions:
         """Set when this payload has changed after now."""
         return self._next.setdefault(key, trio.Event())
 
+    @property
+    def owners(self) -> set[str]:
+        """The orchestrators that follow what becomes of their payloads here."""
+        return {owner for owner in self._subscribers.values() if owner is not None}
+
     @contextmanager
-    def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
-        """Every change from now on."""
+    def subscribe(self, owner: str | None) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
+        """Every change from now on, of whatever owner."""
         send, receive = trio.open_memory_channel[Payload](SUBSCRIBER_BUFFER)
-        self._subscribers.add(send)
+        self._subscribers[send] = owner
         try:
             with receive:
                 yield receive
@@ -65,5 +71,5 @@ class Subscriptions:
             listener(rows)
 
     def _drop(self, send: trio.MemorySendChannel[Payload]) -> None:
-        self._subscribers.discard(send)
+        self._subscribers.pop(send, None)
         send.close()

@@ -187,7 +187,7 @@ class PayloadTable:
     ) -> AsyncIterator[tuple[Sequence[Payload], StreamPosition, trio.MemoryReceiveChannel[Payload]]]:
         """The picture (of one owner's payloads, or of all), its mark, and every change after it, of whatever
         owner. A reader that is too many changes behind finds its channel closed."""
-        with self.subscriptions.subscribe() as changes:
+        with self.subscriptions.subscribe(owner) as changes:
             picture = self._list(lambda row: not row.released)
             yield [payload for payload in picture if is_told(payload, owner)], self.mark, changes
 

@@ -163,6 +163,11 @@ class QueueManager:
         waiting = [(room.served, name) for name, room in self._services.items() if room.rings]
         return [name for _, name in sorted(waiting)]
 
+    def waiting(self) -> list[tuple[str, str]]:
+        """The services, each with a requirement, of which a job may go now."""
+        rings = ((name, requires) for name, room in self._services.items() for requires in room.rings)
+        return [(name, requires) for name, requires in rings if self.next(name, requires) is not None]
+
     def demand(self, service: str, able: Callable[[str], bool] = lambda requires: True) -> Demand:
         """What the quotas would let go if there were slots, of the jobs whose requirement is `able`. A step
         for each user who waits."""

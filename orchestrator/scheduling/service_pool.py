@@ -11,7 +11,8 @@ fall below zero; it is chosen all the same, after those that have room.
 
 Where no slot is free, a job goes to a node that takes some ahead of its slots, so that it has the next one
 when a script ends: only where all that hold a slot there are of services whose last jobs were short, and so
-is its own. The node gives back what then waits too long all the same; it gets nothing ahead after that, until
+is its own, and none of another service waits for the next slot that is free there: what goes ahead would
+take each. The node gives back what then waits too long all the same; it gets nothing ahead after that, until
 it has a slot again.
 
 What keeps a node from being given jobs, besides that it is full or not in touch: it is drained (ordered),
@@ -44,6 +45,8 @@ log: Final = logging.getLogger("orchestrator.sender")
 
 BACK_OFF_FIRST: Final = 0.5
 BACK_OFF_MOST: Final = 10.0
+FULL_MOST: Final = 60.0
+"""Seconds at most until a node is tried again that has fewer slots free than we know of."""
 UNREACHED_FOR: Final = 60.0
 """Seconds that nobody is shown at an address after it was last told that nobody answers there."""
 
@@ -75,14 +78,16 @@ class _Node:
     """`ref` None: heard of (an attempt is there, or it joined), but not yet from it. `contact` is READY,
     SUSPECT, LOST or JOINING; draining and being set aside outlast it. `member`: what it said when it joined.
     `keys` are the attempts that hold a slot there, or wait for one, with their services; `jobs` those whose
-    results are not here yet. `gave_back`: one of those that waited, and no slot became free since. `used` is
-    when it last took an attempt, in turns. `ends`: when the last jobs of each service ended, and whether they
-    failed. `known_at`: when it joined or was first heard; `touched`: when something was last seen on it.
-    `left`: to be forgotten once nothing of ours is there."""
+    results are not here yet. `gave_back`: one of those that waited, and no slot became free since; `full`
+    grows while it gives back what should have had one. `used` is when it last took an attempt, in turns.
+    `ends`: when the last jobs of each service ended, and whether they failed. `known_at`: when it joined or
+    was first heard; `touched`: when something was last seen on it. `left`: to be forgotten once nothing of
+    ours is there."""
 
     node_id: str
     health: NodeHealth
     backoff: Backoff
+    full: Backoff
     ref: NodeRef | None = None
     beat: Heartbeat = field(default_factory=Heartbeat)
     contact: NodeState = NodeState.JOINING
@@ -173,8 +178,9 @@ class ServicePool:
     """Implements `actors.ports.scheduling.Pool`. Which node serves which service is in the addresses of
     `limits`; nodes that joined by themselves say it. `drains`: the orders of earlier lives, by node. `names`
     are told how nodes want to be called, and which have left. `going` says how many jobs of a service are
-    under way, which its `keep_slots` are counted against. `short`, `short_ends`: see `SHORT`. In `silent`
-    it keeps which nodes are suspect, and when each was last heard, None: not yet."""
+    under way, which its `keep_slots` are counted against; `waiting` of which services, and with which
+    requirements, jobs wait for nothing but a slot. `short`, `short_ends`: see `SHORT`. In `silent` it keeps
+    which nodes are suspect, and when each was last heard, None: not yet."""
 
     def __init__(
         self,
@@ -184,12 +190,14 @@ class ServicePool:
         names: NodeNames | None = None,
         *,
         going: Callable[[str], int] = lambda service: 0,
+        waiting: Callable[[], Collection[tuple[str, str]]] = tuple,
         short: float = SHORT,
         short_ends: int = SHORT_ENDS,
         silent: dict[str, float | None] | None = None,
     ) -> None:
         self._limits = dict(limits)
         self._going = going
+        self._waiting = waiting
         self._rng = rng
         self._names = NodeNames() if names is None else names
         self._silent: dict[str, float | None] = {} if silent is None else silent
@@ -410,10 +418,17 @@ class ServicePool:
             self._ended.add(key)
             self._let_go(key)
 
-    def given_back(self, key: str) -> None:
-        if (one := self._holders.get(key)) is not None:
-            self.ended(key)
-            one.gave_back = True
+    def given_back(self, key: str, now: float) -> None:
+        one = self._holders.get(key)
+        if one is None:
+            return
+        again = one.gave_back and (one.free or 0) >= 0
+        self.ended(key)
+        one.gave_back = True
+        if again:
+            # By our count it had a slot: something runs there that we do not know, as after a restore.
+            one.no_jobs_until = now + one.full.next()
+            self.suspect(one.node_id, "it has no slot for what it is sent")
 
     def _keeps_slots(self) -> bool:
         return any(limits.keep_slots for limits in self._limits.values())
@@ -447,6 +462,7 @@ class ServicePool:
 
     def _note_end(self, job: Job, one: _Node, now: float) -> None:
         """A job's end tells something of its node too: one that failed at once may not be to blame."""
+        one.full.reset()
         if not one.left:
             one.jobs_ended += 1
             one.jobs_failed += job.status is Status.FAILED
@@ -577,13 +593,19 @@ class ServicePool:
         """The nodes that take such a job ahead."""
         if not self._is_short(service) or self._keeps_slots():
             return []
+        later = [(name, needed) for name, needed in self._waiting() if not self._is_short(name)]
         return [
             one
             for one in self._able(service, requires)
             if one.room_ahead > 0
             and self._lasts(one, service)
             and all(map(self._is_short, one.keys.values()))
+            and not any(self._may_have(one, *other) for other in later)
         ]
+
+    def _may_have(self, one: _Node, service: str, requires: str) -> bool:
+        """Whether a node is one for such a job."""
+        return service in one.services and satisfies(requires, one.labels) and self._lasts(one, service)
 
     def _is_short(self, service: str) -> bool:
         took = self._took.get(service, ())
@@ -633,7 +655,8 @@ class ServicePool:
         one = self._nodes.get(node_id)
         if one is None:
             backoff = Backoff(self._rng, first=BACK_OFF_FIRST, most=BACK_OFF_MOST)
-            one = self._nodes[node_id] = _Node(node_id, NodeHealth(self._rng), backoff)
+            full = Backoff(self._rng, first=BACK_OFF_FIRST, most=FULL_MOST)
+            one = self._nodes[node_id] = _Node(node_id, NodeHealth(self._rng), backoff, full)
         return one
 
     def _tidy(self, one: _Node) -> None:

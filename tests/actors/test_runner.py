@@ -328,6 +328,40 @@ async def test_what_has_waited_for_a_slot_as_long_as_it_may_is_given_back(autoju
     assert world.runs.started == [KEY, payload(3).key]
 
 
+async def test_what_waits_for_a_slot_of_a_node_that_ends_its_jobs_is_given_back_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(slots=1)
+    for n, wait in ((1, 1.0), (2, 60.0), (3, None)):
+        world.table.put(payload(n, slot_wait=wait))
+    async with world.going():
+        await world.runner.stop_all(5.0)
+        assert trio.current_time() < 60.0
+    assert world.told(KEY) == (Status.FAILED, "the node was stopped")
+    end = world.table.end_of(payload(2).key)
+    assert end is not None and end.failure is Failure.NOT_RUN
+    assert world.table.end_of(payload(3).key) is None, "nobody said that it may be given back"
+    assert world.runs.started == [KEY]
+
+
+async def test_what_waits_for_a_slot_is_given_back_before_a_node_leaves_what_runs(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(slots=1)
+    for n, wait in ((1, 1.0), (2, 60.0), (3, None)):
+        world.table.put(payload(n, slot_wait=wait))
+    async with world.going():
+        await world.runner.give_back_all()
+        end = world.table.end_of(payload(2).key)
+        assert end is not None and end.failure is Failure.NOT_RUN
+        world.table.put(payload(4, slot_wait=60.0))
+        world.runs.running[KEY].end(RunResult(exit_code=0))
+        await wait_all_tasks_blocked()
+        assert world.told(payload(4).key) == world.told(payload(2).key), "nothing begins any more"
+    assert world.table.end_of(payload(3).key) is None
+    assert world.told() == (Status.COMPLETED, "") and world.runs.started == [KEY]
+
+
 async def test_what_waits_for_something_else_than_a_slot_is_not_given_back(
     autojump_clock: MockClock,
 ) -> None:
@@ -555,6 +589,7 @@ async def test_a_start_that_fails_while_the_node_is_stopped_is_lost(autojump_clo
     world = World()
 
     def start(_payload: Payload) -> RunResult:
+        world.runner.halted = True
         world.runner.closing.set()
         return RunResult(refused="it ended without a word")
 

@@ -224,6 +224,7 @@ class _Simulation:
                 limits,
                 rng,
                 going=queue.going,
+                waiting=queue.waiting,
                 # No job counts as short, or each.
                 short=math.inf if plan.ahead else 0.0,
                 short_ends=0 if plan.ahead else 1,

@@ -296,6 +296,38 @@ async def test_what_a_node_gives_back_with_its_answer_is_queued_again_and_no_att
     assert f"waits: node {'n' * 32} had no slot for it in time" in said
 
 
+class Full:
+    """A node that has no slot for any attempt, though it says that it has one."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def submit(self, node: NodeRef, items: Sequence[Dispatch]) -> Sequence[SubmitAnswer]:
+        self.asked += 1
+        await trio.sleep(1.0)
+        end = End(Status.FAILED, "no slot", failure=Failure.NOT_RUN)
+        views = [PayloadView(one.attempt.key, end.status, end, lost=True) for one in items]
+        return [SubmitAnswer(SubmitResult.HAS, view=view) for view in views]
+
+
+async def test_a_node_that_gives_back_what_should_have_had_a_slot_is_asked_less_and_less_often(
+    autojump_clock: MockClock,
+) -> None:
+    """As one on which payloads of ours run that a restored ledger does not know."""
+    ledger, sender, node = CountingLedger(), Mailbox("sender"), Full()
+    limits = {"example": ServiceLimits("example", addresses=(NodeAddress("http://n:1"),))}
+    job = await ledger.insert(new_job())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, make_sender(ledger, limits, node))
+        for _ in range(1000):
+            sender.tell(NodeSeen(NodeRef("n" * 32, "http://n:1"), Heartbeat(slots=1)))
+            await trio.sleep(1.0)
+        nursery.cancel_scope.cancel()
+    row = await ledger.get(job.id)
+    assert row is not None and row.attempts_used == 0
+    assert 1000 / 60 < node.asked < 40
+
+
 class Taking:
     """A node that takes each attempt."""
 

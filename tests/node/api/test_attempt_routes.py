@@ -305,6 +305,20 @@ async def test_events_begin_with_the_picture_of_the_owner_and_go_on_with_changes
             assert set(beat["heartbeat"]) >= {"load", "slots", "cores", "held", "free_disk", "free_memory"}
 
 
+async def test_a_node_that_orchestrators_share_takes_nothing_ahead_of_its_slots(tmp_path: Path) -> None:
+    """Each would see what the others have waiting there as slots that are taken."""
+    async with node_in_process(tmp_path, slots=2) as node, node.events("us") as events:
+        assert (await events.next())["heartbeat"]["ahead"] == 2
+        async with node.events("us") as again:
+            assert (await again.next())["heartbeat"]["ahead"] == 2
+        async with node.events("them") as others:
+            assert (await others.next())["heartbeat"]["ahead"] == 0
+            while (await events.next_of("heartbeat"))["heartbeat"]["ahead"]:
+                pass
+        while not (await events.next_of("heartbeat"))["heartbeat"]["ahead"]:
+            pass
+
+
 async def test_the_stream_of_events_ends_when_the_node_stops(tmp_path: Path) -> None:
     async with node_in_process(tmp_path) as node:
         with trio.fail_after(promised(2)):

@@ -283,6 +283,23 @@ async def test_a_bad_attempt_is_malformed_alone_and_a_bad_message_is_answered_wi
         assert (await client.submit(KEY))["items"][0]["result"] == "accepted"
 
 
+async def test_a_node_that_leaves_gives_back_what_waits_for_a_slot_before_its_last_word(
+    tmp_path: Path,
+) -> None:
+    async with node_in_process(tmp_path, slots=1) as node, linked(node) as client:
+        await client.submit(KEY)
+        await node.executor.run_of(KEY)
+        await client.submit(OTHER, slot_wait_seconds=3600)
+        node.shutdown.set()
+        told: dict[str, Any] = {}
+        async for message in client.heard:
+            told |= {payload["key"]: payload for payload in message.body.get("payloads", ())}
+            if message.kind == "leaving":
+                break
+        assert told[OTHER]["lost"] and told[OTHER]["end"]["failure"] == "not_run"
+        assert message.body["back"], "for the other one"
+
+
 async def test_a_node_that_stops_says_so_and_ends_the_link(tmp_path: Path) -> None:
     async with node_in_process(tmp_path) as node, linked(node) as client:
         await client.hear("picture")

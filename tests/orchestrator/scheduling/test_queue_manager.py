@@ -612,6 +612,19 @@ def test_the_largest_parts_of_the_queue_are_told_by_service_and_requirement() ->
     assert QueueManager(LIMITS).backlog(9) == []
 
 
+def test_it_says_of_which_services_jobs_wait_for_nothing_but_a_slot() -> None:
+    queue = QueueManager(LIMITS)
+    queue.enter("a", "gpu", 1, 1)
+    queue.enter("a", "", 2, 2)
+    queue.enter("b", "", 1, 3)
+    queue.enter("gone", "", 1, 4)
+    assert queue.waiting() == [("a", "gpu"), ("a", ""), ("b", "")]
+    queue.set_pauses({"b": "maintenance"})
+    for job_id in (5, 6):
+        queue.apply(row(job_id, status=S.PROCESSING))
+    assert queue.waiting() == [("a", "")], "the other user is at the quota"
+
+
 def test_a_job_that_is_not_stored_yet_may_go_where_nothing_waits_and_the_quotas_have_room() -> None:
     queue = QueueManager(LIMITS)
     assert queue.admits("a", 1) and not queue.admits("gone", 1)

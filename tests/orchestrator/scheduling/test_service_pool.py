@@ -164,8 +164,12 @@ def test_every_choice_is_the_models(seed: int) -> None:
                 pool.unreserve(key)
                 model.free(key)
             case "back":
-                pool.given_back(key)
+                pool.given_back(key, -1000.0)
                 if (at := model.holds.get(key)) is not None:
+                    beat = model.beats.get(at, Heartbeat())
+                    counted = 0 if beat.slots is None else model.held(at) + beat.others - beat.slots
+                    if at in model.gave_back and counted <= 0 and model.contact.get(at) != "lost":
+                        model.contact[at] = "suspect"
                     model.free(key)
                     model.gave_back.add(at)
             case "suspect":
@@ -307,13 +311,32 @@ def test_who_gave_a_job_back_gets_none_ahead_until_it_has_a_slot_again() -> None
     end_jobs(pool, "a", [0.1] * 10)
     for key in ("one", "two"):
         pool.reserve(key, "id-0", "a")
-    pool.given_back("two")
+    pool.given_back("two", 0.0)
     pool.reserve("two", "id-0", "a")  # as its row says still
     assert chosen(pool) is None
     pool.ended("one")
     assert chosen(pool) == "id-0"
     pool.reserve("three", "id-0", "a")
     assert chosen(pool) == "id-0", "ahead"
+
+
+def test_nothing_goes_ahead_of_a_job_of_another_service_that_waits_for_the_next_free_slot() -> None:
+    """Else that would never be free: what ends leaves its slot to what is there already."""
+    waiting: list[tuple[str, str]] = []
+    pool = ServicePool(LIMITS, random.Random(1), waiting=lambda: waiting)
+    for number in (0, 2):
+        pool.seen(REFS[number], Heartbeat(slots=1, ahead=1), 0.0)
+        pool.reserve(f"k{number}", f"id-{number}", "a")
+    end_jobs(pool, "a", [0.1] * 10)
+    waiting += ("a", ""), ("b", "")
+    assert chosen(pool) == "id-0", "b has the other alone"
+    pool.reserve("ahead", "id-0", "a")
+    assert chosen(pool) is None
+    waiting[1:] = [("b", "gpu"), ("c", ""), ("gone", "")]
+    assert chosen(pool) == "id-2", "nothing that waits could have that slot"
+    waiting[1:] = [("b", "")]
+    end_jobs(pool, "b", [0.1] * 10)
+    assert chosen(pool) == "id-2", "it goes ahead itself, when it is its turn"
 
 
 def test_where_slots_are_kept_nothing_goes_ahead() -> None:
