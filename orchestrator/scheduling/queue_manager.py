@@ -2,7 +2,8 @@
 
 For each service there is a ring of the users who have queued jobs. The job that goes next is the oldest one
 of the first user in the ring who is within quota; a user who was served goes to the ring's end, and so does
-one who enters it. A user who is at the quota keeps the place. So with k users in the ring each of them is
+one who enters it. A user who is at the quota keeps the place; one whose job comes back, as its node had no
+slot for it in time, has that turn again, in the place of then. So with k users in the ring each of them is
 served within k turns, however many jobs another one has, and the same rows give the same order. A user with a
 weight has as many turns in a row before the ring's end: each is served within as many turns as the weights of
 all in the ring together. No quota is larger for it, and nothing waits for somebody who has no job.
@@ -37,19 +38,23 @@ from orchestrator.scheduling.round_robin import Ring, ServiceRings, by_turn
 @dataclass(slots=True)
 class _Going:
     """A job that counts. `taken`: although its row says Queued. `stopped`: it is not to wait again. `node_id`
-    and `since` are what its row says of where it is, and since when."""
+    and `since` are what its row says of where it is, and since when, `used` how many attempts it has used.
+    `place` is the one in the ring in which its user was served."""
 
     service: str
     user_id: int
     requires: str
     order: int
+    place: int
     taken: bool = False
     stopped: bool = False
     node_id: str | None = None
     since: float | None = None
+    used: int = 0
 
     def note(self, job: Job) -> None:
         """What its row says."""
+        self.used = job.attempts_used
         if job.attempt is not None and job.attempt.node_id != self.node_id:
             self.node_id, self.since = job.attempt.node_id, job.running_since or job.updated_at
 
@@ -88,11 +93,16 @@ class QueueManager:
         if queued and not job.terminate_requested:
             if not waits:
                 self.enter(job.service, job.requires, job.user_id, job.order)
+                if going is not None and job.attempts_used < going.used:
+                    self._give_turn_back(going)
             return
+        place = 0
         if ring is not None and waits:
+            place = ring.users[job.user_id].place
             self._leave(ring, job.user_id, job.order, served=job.counts)
         if job.counts:
-            going = _Going(job.service, job.user_id, job.requires, job.order)
+            place = place or self._service(job.service).next_place()
+            going = _Going(job.service, job.user_id, job.requires, job.order, place)
             going.note(job)
             self._start(job.id, going)
 
@@ -118,9 +128,9 @@ class QueueManager:
         user = None if ring is None else ring.next()
         if ring is None or user is None:
             return None
-        order = user.first
+        order, place = user.first, user.place
         self._leave(ring, user.user_id, order, served=True)
-        self._start(job_of(order), _Going(service, user.user_id, requires, order, taken=True))
+        self._start(job_of(order), _Going(service, user.user_id, requires, order, place, taken=True))
         return job_of(order)
 
     def give_back(self, job_id: int) -> None:
@@ -217,7 +227,7 @@ class QueueManager:
         queue = cls(limits)
         queue._paused = excerpt.paused
         for one in excerpt.going:
-            queue._start(one.job_id, _Going(one.service, one.user_id, one.requires, one.job_id))
+            queue._start(one.job_id, _Going(one.service, one.user_id, one.requires, one.job_id, 0))
         for ring in excerpt.rings:
             made = queue._service(ring.service).ring(ring.requires)
             made.served = ring.served
@@ -286,6 +296,11 @@ class QueueManager:
     def _start(self, job_id: int, going: _Going) -> None:
         self._going[job_id] = going
         self._service(going.service).started(going.user_id)
+
+    def _give_turn_back(self, going: _Going) -> None:
+        """Of a job that waits again."""
+        ring = self._services[going.service].rings[going.requires]
+        ring.give_turn_back(going.user_id, going.place, alone=len(ring.users[going.user_id]) == 1)
 
     def _leave(self, ring: Ring, user_id: int, order: int, *, served: bool) -> None:
         if served:

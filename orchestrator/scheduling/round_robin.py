@@ -19,7 +19,8 @@ class _User:
     """A user's jobs in one ring: `orders`, ascending, from `head` on. The first one leaves most often, and
     comes back to where it was: it is skipped, and the array cut when half is. `place` says where the user is
     in the ring: smaller is earlier. `listed` is the place under which the user stands in the heap of those
-    who may be served. `turns` says how many of this round the user has had."""
+    who may be served. `turns` says how many of this round the user has had, below zero of whom some were
+    given back."""
 
     user_id: int
     orders: array[int]
@@ -69,6 +70,7 @@ class ServiceRings:
         self.served = 0
         self.users_going: Counter[int] = Counter()
         self.rings: dict[str, Ring] = {}
+        self._places = 0
 
     @property
     def full(self) -> bool:
@@ -95,6 +97,11 @@ class ServiceRings:
         for ring in self.rings.values():
             for user in ring.users.values():
                 ring.list(user)  # who was at the quota may be within it now
+
+    def next_place(self) -> int:
+        """The end of any of its rings. None is given twice: a ring may end, and begin again."""
+        self._places += 1
+        return self._places
 
     def started(self, user_id: int) -> None:
         self.going += 1
@@ -136,7 +143,6 @@ class Ring:
         """Jobs of all its users."""
         self.users: dict[int, _User] = {}
         self.service = service
-        self._places = 0
         self._heap: list[tuple[int, int]] = []
 
     def next(self) -> _User | None:
@@ -163,13 +169,13 @@ class Ring:
         quota = None if limits is None else limits.runs_per_user
         rank = ahead = mine.rank(order)
         my_block = self.service.blocked(mine.user_id)
-        rounds = (rank + mine.turns) // self.service.weight(mine.user_id)
+        rounds = max(0, rank + mine.turns) // self.service.weight(mine.user_id)
         for user_id, user in self.users.items():
             if user is not mine:
                 block = quota is not None and going.get(user_id, 0) >= quota
                 earlier = user.place < mine.place if block is my_block else my_block
-                turns = (rounds + earlier) * weights.get(user_id, 1) - user.turns
-                if turns > 0:
+                turns = (rounds + earlier) * weights.get(user_id, 1)
+                if turns and (turns := turns - user.turns) > 0:
                     waiting = len(user.orders) - user.head
                     ahead += turns if turns < waiting else waiting
         return ahead
@@ -221,9 +227,16 @@ class Ring:
                 self._to_end(user)
             self.list(user)
 
+    def give_turn_back(self, user_id: int, place: int, *, alone: bool) -> None:
+        """A user who had a turn for nothing, at this place, has it again. `alone`: who stands here for the
+        job of that turn only has no other one."""
+        user = self.users[user_id]
+        user.turns -= not alone
+        user.place = min(user.place, place)
+        self.list(user)
+
     def _to_end(self, user: _User) -> None:
-        self._places += 1
-        user.place = self._places
+        user.place = self.service.next_place()
 
     def list(self, user: _User) -> None:
         """Put a user into the heap, once a place. One who is at the quota leaves it when found there, and

@@ -657,3 +657,46 @@ def test_a_reserved_place_counts_until_its_row_does_or_it_is_given_back() -> Non
     queue.apply(row(2, status=S.PROCESSING))
     assert queue.going("a") == 1
     assert queue.next("a") == 1, "and its place is free for who waits"
+
+
+def test_who_had_a_turn_for_nothing_has_it_again_in_the_old_place() -> None:
+    queue = QueueManager(WIDE)
+
+    def goes(job_id: int, user: int, seq: int) -> None:
+        for status, used in ((S.PROCESSING, 0), (S.SUBMITTED, 1)):
+            seq += 1
+            queue.apply(replace(row(job_id, user, status=status, seq=seq), attempts_used=used))
+
+    def comes_back(job_id: int, user: int, seq: int, used: int = 0) -> None:
+        queue.apply(replace(row(job_id, user, seq=seq), attempts_used=used))
+
+    goes(1, 1, 10)  # it never waited
+    for job_id, user in ((2, 2), (3, 2), (4, 3), (5, 4)):
+        queue.apply(row(job_id, user))
+    assert [queue.take("a") for _ in range(3)] == [2, 4, 5]
+    for seq, (job_id, user) in ((50, (2, 2)), (60, (4, 3)), (70, (5, 4))):
+        goes(job_id, user, seq)
+    queue.apply(row(6, 5))
+    waiting = {3: 2, 6: 5}
+
+    def order() -> list[int]:
+        positions = {}
+        for job_id, user in waiting.items():
+            why = queue.explain_wait(row(job_id, user), free_slots=False, any_node=True)
+            assert why is not None
+            positions[why.position] = job_id
+        return [positions[place] for place in sorted(positions)]
+
+    assert order() == [3, 6]
+    comes_back(4, 3, 80)
+    waiting[4] = 3
+    assert order() == [4, 3, 6]
+    comes_back(2, 2, 90)
+    waiting[2] = 2
+    assert order() == [2, 3, 4, 6], "and the turn of the user's other job"
+    comes_back(1, 1, 100)
+    waiting[1] = 1
+    comes_back(5, 4, 110, used=1)  # it may have run there
+    waiting[5] = 4
+    assert order() == [1, 2, 3, 4, 6, 5]
+    assert [queue.take("a") for _ in waiting] == [1, 2, 3, 4, 6, 5]
