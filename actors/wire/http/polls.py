@@ -159,6 +159,8 @@ class PolledConnection:
         self._work = trio.CancelScope()
         self._watched: trio.CancelScope | None = None
         self.taken_over_by: Resting | None = None
+        self.stopped = False
+        """Whether this end reads nothing more than what had come by then."""
         polls.idle.put(self, FRESH)
 
     def stop_reading(self) -> None:
@@ -166,6 +168,7 @@ class PolledConnection:
         if self.taken_over_by is not None:
             self.taken_over_by.stop_reading()
             return
+        self.stopped = True
         with suppress(OSError):  # its peer has gone by itself
             self.sock.shutdown(socket.SHUT_RD)
 

@@ -70,6 +70,11 @@ class HttpProtocol(H11Protocol):
         return self.stream is not None and self.connection.their_state is h11.SEND_BODY
 
     @property
+    def has_request(self) -> bool:
+        """Whether a request is under way that is all here."""
+        return self.stream is not None and not self.receives_body
+
+    @property
     def is_at_rest(self) -> bool:
         """Whether what comes next is the begin of a request."""
         connection = self.connection

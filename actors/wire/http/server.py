@@ -275,6 +275,7 @@ class _Serving:
         self._idle.drop(connection)
         connection.resting, polled.taken_over_by = polled, connection
         connection.came, connection.next_is_apps = other.read, other.is_apps
+        connection.stopped = polled.stopped
         return connection
 
     async def _serve_polls(self, polled: PolledConnection) -> None:
@@ -380,6 +381,8 @@ class _Connection(TCPServer):
         """What was read before this began."""
         self.next_is_apps = False
         """Whether that is the app's, whatever it is for."""
+        self.stopped = False
+        """Whether this end reads nothing more than what had come when it was taken over."""
         self._read = False
         """Whether nothing more is read: then nothing is waited for either once it is answered."""
         self.resting: Resting = self
@@ -440,6 +443,10 @@ class _Connection(TCPServer):
                 try:
                     data = await self._receive()
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    break
+                if not data and self.stopped and not self._protocol.has_request:
+                    # The peer knows nothing of that end: it hears none of its request, as of one that is
+                    # on its way while an idle connection is closed, and may send it again.
                     break
                 if await self._answer_poll(data):
                     continue

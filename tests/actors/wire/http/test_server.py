@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import resource
 import socket
@@ -20,6 +21,7 @@ from quart_trio import QuartTrio
 from actors.wire.errors import CannotListen, PortInUse
 from actors.wire.http.app import admit_all
 from actors.wire.http.plain_routes import Answer, Asked, Head, PlainRoutes
+from actors.wire.http.polls import PolledConnection
 from actors.wire.http.server import serve
 
 
@@ -709,3 +711,32 @@ async def test_a_plain_request_is_told_to_which_address_it_came(host: str) -> No
             assert found.pop() == ((asked, port), stream.socket.getsockname())
             await stream.aclose()
         shutdown.set()
+
+
+@pytest.mark.parametrize("path", ["/size", "/count"])
+async def test_a_request_that_meets_the_end_of_an_idle_connection_is_answered_or_was_never_heard(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept connection whose time is over, or that leaves as there are too many, while one is on its way."""
+    resting: list[PolledConnection] = []
+
+    class Kept(PolledConnection):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            resting.append(self)
+
+    monkeypatch.setattr(App, "is_plain", True)
+    monkeypatch.setattr("actors.wire.http.server.PolledConnection", Kept)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n".encode()
+    async with serving(App()) as server:
+        port = int(server.url.rpartition(":")[2])
+        for sent, answered in ((head + b"four", b"HTTP/1.1 200 "), (head + b"fo", b""), (head[:20], b"")):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                while not (await stream.receive_some()).endswith(b"}\n"):
+                    pass
+                # The server has no turn in between.
+                assert os.write(stream.socket.fileno(), sent) == len(sent)
+                resting[-1].stop_reading()
+                answer = b"".join([piece async for piece in stream])
+                assert answer.startswith(answered) and bool(answer) == bool(answered), answer
