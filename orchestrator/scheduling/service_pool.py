@@ -12,8 +12,9 @@ fall below zero; it is chosen all the same, after those that have room.
 Where no slot is free, a job goes to a node that takes some ahead of its slots, so that it has the next one
 when a script ends: only where all that hold a slot there are of services whose last jobs were short, and so
 is its own, and none of another service waits for the next slot that is free there: what goes ahead would
-take each. The node gives back what then waits too long all the same; it gets nothing ahead after that, until
-it has a slot again.
+take each. The node gives back what then waits too long all the same; it gets nothing ahead after that, and
+one more with each slot that becomes free: else a node where one slot changes hands, and long jobs have the
+others, would get and give back as many as it has slots, over and over.
 
 What keeps a node from being given jobs, besides that it is full or not in touch: it is drained (ordered),
 set aside (sick: see `node_health`), or backed off from (it did not take an attempt just now).
@@ -78,11 +79,11 @@ class _Node:
     """`ref` None: heard of (an attempt is there, or it joined), but not yet from it. `contact` is READY,
     SUSPECT, LOST or JOINING; draining and being set aside outlast it. `member`: what it said when it joined.
     `keys` are the attempts that hold a slot there, or wait for one, with their services; `jobs` those whose
-    results are not here yet. `gave_back`: one of those that waited, and no slot became free since; `full`
-    grows while it gives back what should have had one. `used` is when it last took an attempt, in turns.
-    `ends`: when the last jobs of each service ended, and whether they failed. `known_at`: when it joined or
-    was first heard; `touched`: when something was last seen on it. `left`: to be forgotten once nothing of
-    ours is there."""
+    results are not here yet. `most_ahead`: how many may wait, besides what it takes itself; `full` grows
+    while it gives back what should have had a slot. `used` is when it last took an attempt, in turns. `ends`:
+    when the last jobs of each service ended, and whether they failed. `known_at`: when it joined or was first
+    heard; `touched`: when something was last seen on it. `left`: to be forgotten once nothing of ours is
+    there."""
 
     node_id: str
     health: NodeHealth
@@ -100,7 +101,7 @@ class _Node:
     member: JoinedNode | None = None
     services: tuple[str, ...] = ()
     keys: dict[str, str] = field(default_factory=dict)
-    gave_back: bool = False
+    most_ahead: int = ENDLESS
     jobs: set[int] = field(default_factory=set)
     used: int = 0
     known_at: float | None = None
@@ -149,8 +150,8 @@ class _Node:
     def room_ahead(self) -> int:
         """How many jobs may be sent there that wait for a slot."""
         free = self.free
-        ready = self.state[0] is NodeState.READY and not self.probation and not self.gave_back
-        return free + self.beat.ahead if ready and free is not None else 0
+        ready = self.state[0] is NodeState.READY and not self.probation
+        return free + min(self.beat.ahead, self.most_ahead) if ready and free is not None else 0
 
     @property
     def takes(self) -> bool:
@@ -422,9 +423,9 @@ class ServicePool:
         one = self._holders.get(key)
         if one is None:
             return
-        again = one.gave_back and (one.free or 0) >= 0
+        again = not one.most_ahead and (one.free or 0) >= 0
         self.ended(key)
-        one.gave_back = True
+        one.most_ahead = 0
         if again:
             # By our count it had a slot: something runs there that we do not know, as after a restore.
             one.no_jobs_until = now + one.full.next()
@@ -437,7 +438,7 @@ class ServicePool:
         one = self._holders.pop(key, None)
         if one is not None:
             one.keys.pop(key, None)
-            one.gave_back = False
+            one.most_ahead += 1
             self._tidy(one)
 
     def apply(self, job: Job, now: float) -> None:

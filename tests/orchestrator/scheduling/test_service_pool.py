@@ -62,7 +62,7 @@ class Model:
     def __init__(self, short: str) -> None:
         self.short = short
         self.services: dict[str, str] = {}
-        self.gave_back: set[int] = set()
+        self.most_ahead: dict[int, int] = {}
         self.beats: dict[int, Heartbeat] = {}
         self.contact: dict[int, str] = {}
         self.drained: set[int] = set()
@@ -82,7 +82,7 @@ class Model:
 
     def free(self, key: str) -> None:
         if (number := self.holds.pop(key, None)) is not None:
-            self.gave_back.discard(number)
+            self.most_ahead[number] = self.most_ahead.get(number, 9) + 1
 
     def held(self, number: int) -> int:
         return sum(one == number for one in self.holds.values())
@@ -106,10 +106,10 @@ class Model:
             choice = (-self.share(number), beat.load, self.used.get(number, 0), number)
             if beat.slots is None or beat.slots - self.held(number) - beat.others > 0:
                 able.append(choice)
-            elif number not in self.gave_back and (
-                beat.slots + beat.ahead - self.held(number) - beat.others > 0
-                and all(self.services[key] in self.short for key, at in self.holds.items() if at == number)
-            ):
+            elif (
+                beat.slots - self.held(number) - beat.others + min(beat.ahead, self.most_ahead.get(number, 9))
+                > 0
+            ) and (all(self.services[key] in self.short for key, at in self.holds.items() if at == number)):
                 ahead.append(choice)
         able = able or (ahead if service in self.short else [])
         return f"id-{min(able)[3]}" if able else None
@@ -168,10 +168,10 @@ def test_every_choice_is_the_models(seed: int) -> None:
                 if (at := model.holds.get(key)) is not None:
                     beat = model.beats.get(at, Heartbeat())
                     counted = 0 if beat.slots is None else model.held(at) + beat.others - beat.slots
-                    if at in model.gave_back and counted <= 0 and model.contact.get(at) != "lost":
+                    if model.most_ahead.get(at) == 0 and counted <= 0 and model.contact.get(at) != "lost":
                         model.contact[at] = "suspect"
                     model.free(key)
-                    model.gave_back.add(at)
+                    model.most_ahead[at] = 0
             case "suspect":
                 pool.suspect(node_id, "x")
                 if number in model.known and model.contact.get(number) != "lost":
@@ -318,6 +318,34 @@ def test_who_gave_a_job_back_gets_none_ahead_until_it_has_a_slot_again() -> None
     assert chosen(pool) == "id-0"
     pool.reserve("three", "id-0", "a")
     assert chosen(pool) == "id-0", "ahead"
+
+
+def test_who_gave_a_job_back_gets_one_more_ahead_with_each_slot_that_becomes_free() -> None:
+    """Long jobs that look short have all slots but one: there goes ahead about what that one takes."""
+    pool = pool_of(Heartbeat(slots=8, ahead=8))
+    end_jobs(pool, "a", [0.1] * 10)
+    for number in range(8):
+        pool.reserve(f"on {number}", "id-0", "a")
+    ahead: list[str] = []
+
+    def fill() -> int:
+        """How many go there now."""
+        before = len(ahead)
+        while chosen(pool) is not None:
+            ahead.append(f"ahead {len(ahead)}")
+            pool.reserve(ahead[-1], "id-0", "a")
+        return len(ahead) - before
+
+    assert fill() == 8
+    for key in ahead:
+        pool.given_back(key, 0.0)
+    assert fill() == 0
+    pool.ended("on 0")
+    assert fill() == 2, "into the slot, and one ahead"
+    pool.ended(ahead[-2])
+    assert fill() == 2
+    pool.given_back(ahead[-1], 0.0)
+    assert fill() == 0
 
 
 def test_nothing_goes_ahead_of_a_job_of_another_service_that_waits_for_the_next_free_slot() -> None:
