@@ -180,7 +180,7 @@ class Lately:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as the pool sees it. `slots` None: it runs whatever it is sent. `held` are our attempts that
-    hold a slot there, `ahead` those beyond its slots, which wait there for one.
+    hold a slot there, `waiting` those beyond its slots, which wait there for one.
 
     `contact` is the state without our own orders; these are `draining` and `set_aside`, with
     their reasons.
@@ -215,7 +215,7 @@ class NodeView:
     name: str = ""
     executor: str = ""
     executor_limits: str = ""
-    ahead: int = 0
+    waiting: int = 0
     lately: Mapping[str, Lately] = field(default_factory=dict)
 
 

@@ -200,7 +200,7 @@ async def insert(api: ApiContext, new: NewJob, entry: AuditEntry) -> Job:
     """Have the ledger take the job. Where it does not, or had it already under the same idempotency key,
     nothing is left of what was stored."""
     try:
-        job = await api.reservations.store(new, lambda new: api.ledger.insert(new, entry, api.limits))
+        job = await api.reservations.store(new, lambda job: api.ledger.insert(job, entry, api.limits))
     except LedgerError:
         await _discard(api, new)
         raise

@@ -427,7 +427,7 @@ def _count_slots(views: Sequence[NodeView]) -> tuple[list[_Nodes], dict[str, int
         by_node[view.node.node_id] = alike[kind]
         slots = inf if view.slots is None else view.slots
         one.slots += slots
-        one.free += max(0.0, slots - view.held - view.others) - view.ahead
+        one.free += max(0.0, slots - view.held - view.others) - view.waiting
     return found, by_node
 
 

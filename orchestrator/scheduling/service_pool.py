@@ -592,6 +592,9 @@ class ServicePool:
 
     def _find_ahead(self, service: str, requires: str) -> list[_Node]:
         """The nodes that take such a job ahead."""
+        limits = self._limits.get(service)
+        if limits is None or limits.on_node_lost == "fail" or limits.max_attempts < 2:
+            return []  # What waits on a node that is lost would fail with it, and has not begun.
         if not self._is_short(service) or self._keeps_slots():
             return []
         later = [(name, needed) for name, needed in self._waiting() if not self._is_short(name)]
@@ -717,7 +720,7 @@ def _view(one: _Node, name: str, now: float) -> NodeView:
         services=one.services,
         slots=one.beat.slots,
         held=one.held,
-        ahead=len(one.keys) - one.held,
+        waiting=len(one.keys) - one.held,
         others=one.beat.others,
         load=one.beat.load,
         free_disk=one.beat.free_disk,

@@ -27,9 +27,9 @@ RUNS = ServiceHistory(holds=tuple((n % 3, 10.0 + n) for n in range(20)))
 HISTORIES = {"a": RUNS, "b": RUNS}
 
 
-def node(name: str = "n", slots: int | None = 2, held: int = 0, ahead: int = 0, **labels: str) -> NodeView:
+def node(name: str = "n", slots: int | None = 2, held: int = 0, waiting: int = 0, **labels: str) -> NodeView:
     ref = NodeRef(name, "")
-    return NodeView(ref, NodeState.READY, "", ("a", "b"), slots, held, 0, 0.0, labels=labels, ahead=ahead)
+    return NodeView(ref, NodeState.READY, "", ("a", "b"), slots, held, 0, 0.0, labels=labels, waiting=waiting)
 
 
 def filled(waiting: Mapping[int, int], service: str = "a", requires: str = "") -> QueueManager:
@@ -128,7 +128,7 @@ def test_who_waits_behind_what_went_ahead_begins_after_that() -> None:
     running(queue, 1, 1, NOW - 90.0)
     running(queue, 2, 2, NOW - 40.0)
     always = {"a": ServiceHistory(holds=tuple((1, 100.0) for _ in range(300)))}
-    begins = forecast(queue, [node(slots=1, held=1, ahead=1)], always).queued(3000, "a", "").begins
+    begins = forecast(queue, [node(slots=1, held=1, waiting=1)], always).queued(3000, "a", "").begins
     assert begins is not None and begins.earliest == pytest.approx(NOW + 60.0)
 
 

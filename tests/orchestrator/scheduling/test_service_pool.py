@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -194,7 +195,7 @@ def test_every_choice_is_the_models(seed: int) -> None:
         assert lost == {f"id-{n}" for n in range(5) if model.contact.get(n) == "lost"}
         for view in pool.views(0.0):
             held = model.held(int(view.node.node_id[-1]))
-            assert view.held + view.ahead == held
+            assert view.held + view.waiting == held
             assert view.held == held if view.slots is None else view.held == min(held, view.slots)
 
 
@@ -365,6 +366,17 @@ def test_nothing_goes_ahead_of_a_job_of_another_service_that_waits_for_the_next_
     waiting[1:] = [("b", "")]
     end_jobs(pool, "b", [0.1] * 10)
     assert chosen(pool) == "id-2", "it goes ahead itself, when it is its turn"
+
+
+@pytest.mark.parametrize("more", [{"on_node_lost": "fail"}, {"max_attempts": 1}])
+def test_what_would_fail_with_a_lost_node_does_not_go_ahead(more: dict[str, Any]) -> None:
+    pool = ServicePool(LIMITS | {"a": replace(LIMITS["a"], **more)}, random.Random(1))
+    pool.seen(REFS[0], Heartbeat(slots=1, ahead=1), 0.0)
+    end_jobs(pool, "a", [0.1] * 10)
+    pool.reserve("one", "id-0", "a")
+    assert chosen(pool) is None
+    pool.set_limits(LIMITS)
+    assert chosen(pool) == "id-0"
 
 
 def test_where_slots_are_kept_nothing_goes_ahead() -> None:
