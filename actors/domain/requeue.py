@@ -60,17 +60,12 @@ def requeue_lost(
     such attempts tells why the job has failed. What the node has given back is no attempt at all."""
     retry = True if view.start_failed else None
     reason, state = view.tell_loss(node), AttemptState.OVER
-    if view.given_back and not job.terminate_requested:
+    if view.given_back:
         key = None if job.attempt is None else job.attempt.key
-        return Transition(
-            job.id,
-            job.status,
-            Status.QUEUED,
-            f"waits: {reason}",
-            key=key,
-            attempt_state=state,
-            spent=0 if spent else -1,
-            by=by,
-        )
+        unspent = 0 if spent else -1
+        target, why = Status.QUEUED, f"waits: {reason}"
+        if job.terminate_requested:
+            target, why = Status.KILLED, "terminated before it began"
+        return Transition(job.id, job.status, target, why, key=key, attempt_state=state, spent=unspent, by=by)
     move = requeue_or_fail(job, limits, reason, by=by, state=state, spent=spent, retry=retry)
     return replace(move, end=view.end) if view.start_failed and move.target is Status.FAILED else move

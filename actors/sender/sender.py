@@ -392,8 +392,9 @@ class Sender(Actor):
             return None
         first = self._new_attempt(node)
         key = first.attempt.key
-        self._reservations.out[key] = one = Reservation(node.node_id, service, user_id)
+        one = Reservation(node.node_id, service, user_id)
         self._hold(key, one)
+        self._reservations.out[key] = one
         return first
 
     def _hold(self, key: str, one: Reservation) -> None:

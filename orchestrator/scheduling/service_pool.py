@@ -597,15 +597,15 @@ class ServicePool:
             return []  # What waits on a node that is lost would fail with it, and has not begun.
         if not self._is_short(service) or self._keeps_slots():
             return []
-        later = [(name, needed) for name, needed in self._waiting() if not self._is_short(name)]
-        return [
+        found = [
             one
             for one in self._able(service, requires)
             if one.room_ahead > 0
             and self._lasts(one, service)
             and all(map(self._is_short, one.keys.values()))
-            and not any(self._may_have(one, *other) for other in later)
         ]
+        longer = [other for other in self._waiting() if not self._is_short(other[0])] if found else ()
+        return [one for one in found if not any(self._may_have(one, *other) for other in longer)]
 
     def _may_have(self, one: _Node, service: str, requires: str) -> bool:
         """Whether a node is one for such a job."""

@@ -296,7 +296,8 @@ async def test_what_a_node_gives_back_waits_again_and_was_no_attempt(
             assert (then.status, then.attempts_used, then.end) == (Status.QUEUED, 0, None)
             assert then.message == "waits: node n had no slot for it in time"
         else:
-            assert then.status is Status.KILLED
+            assert (then.status, then.attempts_used) == (Status.KILLED, 0)
+            assert then.message == "terminated before it began"
         assert AttemptEnded(row.attempt.key, given_back=True) in w.told
         await trio.sleep(5.0)
         assert row.attempt.key in [key for key, _ in w.node.released]
