@@ -442,6 +442,8 @@ class Machine:
         if files is None or files.given_up or key in self.disk.tombstones:
             return False
         row = None if self._agent is None else self._agent.rows.get(key)
+        if row is None and files.record is None and files.running is None:
+            return False  # of what has no record nothing is started
         records = [files.record.payload] if files.record is not None else []
         records += [row.payload] if row is not None else []
         return not any(payload.status in ENDED for payload in records)
