@@ -328,28 +328,32 @@ async def test_what_has_waited_for_a_slot_as_long_as_it_may_is_given_back(autoju
     assert world.runs.started == [KEY, payload(3).key]
 
 
-async def test_what_waits_for_a_slot_of_a_node_that_ends_its_jobs_is_given_back_at_once(
-    autojump_clock: MockClock,
-) -> None:
+def with_two_that_wait() -> World:
+    """Behind the first; of the third nobody said that it may be given back."""
     world = World(slots=1)
     for n, wait in ((1, 1.0), (2, 60.0), (3, None)):
         world.table.put(payload(n, slot_wait=wait))
+    return world
+
+
+async def test_what_waits_for_a_slot_of_a_node_that_ends_its_jobs_is_given_back_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    world = with_two_that_wait()
     async with world.going():
         await world.runner.stop_all(5.0)
         assert trio.current_time() < 60.0
     assert world.told(KEY) == (Status.FAILED, "the node was stopped")
     end = world.table.end_of(payload(2).key)
     assert end is not None and end.failure is Failure.NOT_RUN
-    assert world.table.end_of(payload(3).key) is None, "nobody said that it may be given back"
+    assert world.table.end_of(payload(3).key) is None
     assert world.runs.started == [KEY]
 
 
 async def test_what_waits_for_a_slot_is_given_back_before_a_node_leaves_what_runs(
     autojump_clock: MockClock,
 ) -> None:
-    world = World(slots=1)
-    for n, wait in ((1, 1.0), (2, 60.0), (3, None)):
-        world.table.put(payload(n, slot_wait=wait))
+    world = with_two_that_wait()
     async with world.going():
         await world.runner.give_back_all()
         end = world.table.end_of(payload(2).key)

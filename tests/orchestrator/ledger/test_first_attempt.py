@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from support.data.killed_inserter import insert_until_killed
 from support.data.ledgers import SetClock, new_job, open_ledger
-from support.memory.memory_ledger import MemoryLedger
 
 from actors.domain.changes import FirstAttempt, NewJob
 from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job
@@ -26,15 +23,6 @@ from orchestrator.ledger.ledger import LimitReached, SqliteLedger
 
 S = Status
 KEY = "0123456789abcdef" * 2
-
-
-@pytest.fixture(params=["sqlite", "memory"])
-async def ledger(request: Any, tmp_path: Path, clock: SetClock) -> AsyncIterator[Any]:
-    if request.param == "memory":
-        yield MemoryLedger(clock=clock)
-        return
-    async with open_ledger(tmp_path / "ledger.db", clock) as opened:
-        yield opened
 
 
 def with_attempt(key: str = KEY, **more: Any) -> NewJob:
@@ -157,25 +145,11 @@ trio.run(main)
 """
 
 
-def insert_until_killed(path: Path) -> dict[int, str]:
-    """The ids and keys that were acknowledged before the process was killed."""
-    tests = Path(__file__).parents[2]
-    command = [sys.executable, "-c", _INSERTER, str(path)]
-    environment = {"PYTHONPATH": f"{tests}:{tests.parent}"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(200)]
-        process.send_signal(signal.SIGKILL)
-        lines += process.stdout.readlines()
-    assert process.returncode == -signal.SIGKILL
-    return {int(line.split()[0]): line.split()[1] for line in lines if line.endswith("\n")}
-
-
 async def test_a_kill_leaves_no_job_without_its_attempt_and_no_attempt_without_its_job(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "ledger.db"
-    acknowledged = await trio.to_thread.run_sync(insert_until_killed, path)
+    acknowledged = await trio.to_thread.run_sync(insert_until_killed, path, _INSERTER, 200)
     assert len(acknowledged) >= 200
     async with open_ledger(path) as ledger:
         live = {job.id: job for job in (await ledger.live()).jobs}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.data.ledgers import SetClock, by_owner, new_attempt, new_job, open_ledger, walk
-from support.memory.memory_ledger import MemoryLedger
+from support.data.ledgers import SetClock, by_owner, new_attempt, new_job, walk
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, RecordEnd, SetMessage, Transition
@@ -39,15 +36,6 @@ WAYS: dict[Status, tuple[Status, ...]] = {
     S.KILLED: (S.KILLED,),
     S.CLEANED: (S.KILLED, S.CLEANED),
 }
-
-
-@pytest.fixture(params=["sqlite", "memory"])
-async def ledger(request: Any, tmp_path: Path, clock: SetClock) -> AsyncIterator[Any]:
-    if request.param == "memory":
-        yield MemoryLedger(clock=clock)
-        return
-    async with open_ledger(tmp_path / "ledger.db", clock) as opened:
-        yield opened
 
 
 async def at(ledger: Ledger, status: Status) -> Job:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
 import struct
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from support.data.killed_inserter import insert_until_killed
 from support.data.ledgers import SetClock, by_owner, list_jobs, new_attempt, new_job, open_ledger, walk
 
 from actors.domain.changes import ChangeResult, MoveAttempt, RecordEnd, SetMessage, SetProgress
@@ -442,22 +440,8 @@ trio.run(main)
 """
 
 
-def insert_until_killed(path: Path) -> dict[int, str]:
-    """The ids and storage keys that were acknowledged before the process was killed."""
-    tests = Path(__file__).parents[2]
-    command = [sys.executable, "-c", _INSERTER, str(path)]
-    environment = {"PYTHONPATH": f"{tests}:{tests.parent}"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(300)]
-        process.send_signal(signal.SIGKILL)
-        lines += process.stdout.readlines()
-    assert process.returncode == -signal.SIGKILL
-    return {int(line.split()[0]): line.split()[1] for line in lines if line.endswith("\n")}
-
-
 async def test_every_acknowledged_job_survives_a_kill(path: Path) -> None:
-    acknowledged = await trio.to_thread.run_sync(insert_until_killed, path)
+    acknowledged = await trio.to_thread.run_sync(insert_until_killed, path, _INSERTER, 300)
     assert len(acknowledged) >= 300
     async with open_ledger(path) as ledger:
         for job_id, storage_key in acknowledged.items():

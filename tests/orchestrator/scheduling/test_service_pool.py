@@ -368,20 +368,14 @@ def test_nothing_goes_ahead_of_a_job_of_another_service_that_waits_for_the_next_
     assert chosen(pool) == "id-2", "it goes ahead itself, when it is its turn"
 
 
-@pytest.mark.parametrize("more", [{"on_node_lost": "fail"}, {"max_attempts": 1}])
-def test_what_would_fail_with_a_lost_node_does_not_go_ahead(more: dict[str, Any]) -> None:
-    pool = ServicePool(LIMITS | {"a": replace(LIMITS["a"], **more)}, random.Random(1))
-    pool.seen(REFS[0], Heartbeat(slots=1, ahead=1), 0.0)
-    end_jobs(pool, "a", [0.1] * 10)
-    pool.reserve("one", "id-0", "a")
-    assert chosen(pool) is None
-    pool.set_limits(LIMITS)
-    assert chosen(pool) == "id-0"
-
-
-def test_where_slots_are_kept_nothing_goes_ahead() -> None:
-    limits = LIMITS | {"b": replace(LIMITS["b"], keep_slots=1)}
-    pool = ServicePool(limits, random.Random(1))
+@pytest.mark.parametrize(
+    ("service", "more"),
+    [("b", {"keep_slots": 1}), ("a", {"on_node_lost": "fail"}), ("a", {"max_attempts": 1})],
+)
+def test_nothing_goes_ahead_where_slots_are_kept_nor_what_would_fail_with_a_lost_node(
+    service: str, more: dict[str, Any]
+) -> None:
+    pool = ServicePool(LIMITS | {service: replace(LIMITS[service], **more)}, random.Random(1))
     pool.seen(REFS[0], Heartbeat(slots=1, ahead=1), 0.0)
     end_jobs(pool, "a", [0.1] * 10)
     pool.reserve("one", "id-0", "a")
