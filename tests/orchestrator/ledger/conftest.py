@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.data.either_ledger import either_ledger
 from support.data.in_memory import tmp_path
 from support.data.ledgers import SetClock, open_ledger
 
 from orchestrator.ledger.ledger import SqliteLedger
 
-__all__ = ["clock", "ledger", "tmp_path"]
+__all__ = ["clock", "either_ledger", "ledger", "tmp_path"]
 
 
 @pytest.fixture

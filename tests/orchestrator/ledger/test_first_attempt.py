@@ -25,6 +25,11 @@ S = Status
 KEY = "0123456789abcdef" * 2
 
 
+@pytest.fixture
+def ledger(either_ledger: Any) -> Any:
+    return either_ledger
+
+
 def with_attempt(key: str = KEY, **more: Any) -> NewJob:
     first = FirstAttempt(Attempt(key, 0, 0, "node-a", boot="boot 1 2 3"), "sent to node a")
     return new_job(first=first, **more)

@@ -38,6 +38,11 @@ WAYS: dict[Status, tuple[Status, ...]] = {
 }
 
 
+@pytest.fixture
+def ledger(either_ledger: Any) -> Any:
+    return either_ledger
+
+
 async def at(ledger: Ledger, status: Status) -> Job:
     """A new job, taken to `status`."""
     return await walk(ledger, await ledger.insert(new_job()), *WAYS[status])

@@ -12,7 +12,7 @@ from support.memory.memory_ledger import MemoryLedger
 
 
 @pytest.fixture(params=["sqlite", "memory"])
-async def ledger(request: Any, tmp_path: Path, clock: SetClock) -> AsyncIterator[Any]:
+async def either_ledger(request: Any, tmp_path: Path, clock: SetClock) -> AsyncIterator[Any]:
     if request.param == "memory":
         yield MemoryLedger(clock=clock)
         return
