@@ -32,9 +32,7 @@ def requeue_or_fail(
     again = (limits is not None and limits.on_node_lost == "requeue") if retry is None else retry
 
     def move(target: Status, why: str) -> Transition:
-        return Transition(
-            job.id, job.status, target, why, key=key, attempt_state=state, spent=int(spent), by=by
-        )
+        return Transition(job.id, job.status, target, why, key=key, attempt_state=state, spent=spent, by=by)
 
     if job.terminate_requested:
         verified = "" if state is AttemptState.OVER else "; that nothing of it runs could not be verified"

@@ -478,7 +478,7 @@ class Sender(Actor):
                 key=key,
                 attempt_state=state,
                 foreign_id=s.foreign_id,
-                spent=int(spent),
+                spent=spent,
                 by=Owner.SENDER,
             )
 

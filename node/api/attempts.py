@@ -193,11 +193,11 @@ async def _events(context: NodeContext, owner: str | None) -> AsyncIterator[byte
 
 
 async def heartbeat(context: NodeContext) -> dict[str, Any]:
-    beat = replace(context.load.now, tally=context.table.tally)
-    if len(context.table.subscriptions.owners) > 1:
-        # What one of them has waiting here would fill the node in the eyes of the others, for as long as it
-        # has more of that.
-        beat = replace(beat, ahead=0)
+    measured = context.load.now
+    # What one of several owners has waiting here would fill the node in the eyes of the others, for as long
+    # as it has more of that.
+    ahead = 0 if len(context.table.subscriptions.owners) > 1 else measured.ahead
+    beat = replace(measured, tally=context.table.tally, ahead=ahead)
     return heartbeat_to_json(beat, context.table.count_held(), time.time())
 
 
