@@ -171,7 +171,7 @@ def read_small(path: Path, most: int) -> bytes | None:
         os.close(fd)
 
 
-def overwrite(path: Path, content: bytes, *, synced: bool = True) -> None:
+def overwrite(path: Path | str, content: bytes, *, synced: bool = True) -> None:
     """Put other content into a file that is there: on a disk that takes no more files. After a crash it may
     be torn; who does this has another way to tell what it said. Raises `OSError`."""
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -180,7 +180,8 @@ def overwrite(path: Path, content: bytes, *, synced: bool = True) -> None:
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             raise OSError(errno.EINVAL, "it is no file of ours", str(path))
         write_all(fd, content)
-        os.ftruncate(fd, len(content))
+        if found.st_size > len(content):
+            os.ftruncate(fd, len(content))
         if synced:
             os.fsync(fd)
     finally:

@@ -16,7 +16,7 @@ from actors.store.durable import is_full, is_passing
 T = TypeVar("T")
 
 
-def retry_repaired(path: Path, work: Callable[[], T]) -> T:
+def retry_repaired(path: Path | str, work: Callable[[], T]) -> T:
     """Do what writes `path`, a file of ours. If that fails, make its directory fit for it and do it
     once more. Blocks. Raises what the work raises, `OSError` at last."""
     try:
@@ -24,7 +24,7 @@ def retry_repaired(path: Path, work: Callable[[], T]) -> T:
     except OSError as error:
         if is_full(error) or is_passing(error):
             raise
-    _make_fit(path)
+    _make_fit(Path(path))
     return work()
 
 

@@ -327,7 +327,7 @@ class _NodeLink:
             del told[payload.key]
             self._pushed[payload.key] = _bound(payload)
         if read := self._context.small_results.take(ended, peer.each):
-            self._tell_ends([payload for payload in ended if payload.key in read], list(read.values()))
+            self._tell_ends([view for view, _ in read.values()], [frames for _, frames in read.values()])
         unread = [payload for payload in ended if payload.key not in read]
         self._to_push += unread
         if unread and self._pushed_all.is_set():
@@ -357,22 +357,20 @@ class _NodeLink:
                 if not is_passing(error):
                     raise
                 found = [b""] * len(batch)
-            self._tell_ends(batch, found)
+            self._tell_ends([orders.view(payload) for payload in batch], found)
             await self._link.drained(Lane.RESULTS)
         self._pushed_all.set()
 
-    def _tell_ends(self, batch: Sequence[Payload], found: Sequence[bytes]) -> None:
+    def _tell_ends(self, views: Sequence[dict[str, Any]], found: Sequence[bytes]) -> None:
         """Whatever could not be read is told without, and asked for later."""
-        body = {
-            "payloads": [orders.view(payload) for payload in batch],
-            "sizes": [len(frames) for frames in found],
-        }
+        body = {"payloads": views, "sizes": [len(frames) for frames in found]}
         self._link.tell("ended", body, Lane.RESULTS, b"".join(found))
-        for payload, frames in zip(batch, found, strict=True):
+        for view, frames in zip(views, found, strict=True):
+            key = view["key"]
             if not frames:
-                self._pushed.pop(payload.key, None)
-            elif payload.key in self._pushed:
-                self._pushed[payload.key] = len(frames)
+                self._pushed.pop(key, None)
+            elif key in self._pushed:
+                self._pushed[key] = len(frames)
 
     async def _beat(self) -> None:
         while True:

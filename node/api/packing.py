@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,18 +16,19 @@ from isal import isal_zlib
 
 from actors.domain.payload import Payload
 from actors.wire.errors import SourceChanged
-from actors.wire.files.listing import Listing, open_regular
+from actors.wire.files.listing import Listing, open_and_stat
 from actors.wire.files.threaded_iterator import PIECE
-from actors.wire.files.zip_writer import Known, zip_parts
+from actors.wire.files.zip_writer import Content, Extra, Known, zip_parts
 from actors.wire.protocol import frames
 from actors.wire.protocol.attempts import view_to_json
 from node.executors.executor import STDERR, STDOUT, WORK
 from node.payloads.table import view_of
-from node.runs.manifest import is_frozen, read_manifest
+from node.runs.manifest import Logs, find_logs, is_frozen, read_manifest
 from node.runs.received import is_as_received, read_received
 
 CRC32: Final = "crc32"
 LOGS: Final = {"stdout": STDOUT, "stderr": STDERR}
+_KINDS: Final = {STDOUT: frames.STDOUT, STDERR: frames.STDERR}
 SHORTER: Final = "the file became shorter while it was read"
 
 
@@ -43,39 +45,48 @@ def collect_one(payload: Payload, directory: Path, form: CollectForm) -> Generat
     """Raises `OSError` and `WireError`."""
     manifest, listing = read_manifest(directory, frozen=is_frozen(payload))
     logs = find_logs(directory)
-    if not (head := encode_end(payload, manifest, logs)):
+    if not (head := encode_end(payload, view_to_json(view_of(payload)), manifest, logs)):
         yield encode_error(payload.key, "it left more files than a manifest can hold", permanent=True)
         return
     yield head
     yield from pack_files(directory, listing, logs, form)
 
 
-def encode_end(payload: Payload, manifest: dict[str, Any], logs: Sequence[tuple[str, Path]]) -> bytes:
-    """The first frame; empty if it is too large for one."""
+def encode_end(payload: Payload, view: dict[str, Any], manifest: dict[str, Any], logs: Logs) -> bytes:
+    """The first frame, with the payload's `view` as the wire tells it; empty if it is too large for one."""
     record = {
         "key": payload.key,
-        "payload": view_to_json(view_of(payload)),
+        "payload": view,
         "manifest": manifest,
         # What never ran has none; the zip holds those that are there beside what the manifest names.
-        "logs": [name for name, _ in logs],
+        "logs": [name for name, found in logs.items() if stat.S_ISREG(found.st_mode)],
     }
     head = json.dumps(record).encode()
     return frames.encode(frames.END, head) if len(head) <= frames.MAX_END else b""
 
 
 def pack_files(
-    directory: Path, listing: Listing, logs: Sequence[tuple[str, Path]], form: CollectForm
+    directory: Path, listing: Listing, logs: Logs, form: CollectForm
 ) -> Generator[bytes, None, None]:
     """All frames after the first."""
-    sizes = {}
-    for kind, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
-        sizes[name] = 0
-        for piece in read_log(directory / LOGS[name]):
-            sizes[name] += len(piece)
-            yield from _frame(kind, piece)
+    sizes = {STDOUT: 0, STDERR: 0}
+    extra: list[Extra] = []
+    for name, found in logs.items():
+        size, piece = 0, b""
+        # Of an empty one all is known. What is no file (any more) is refused by who opens it.
+        if found.st_size or not stat.S_ISREG(found.st_mode):
+            for piece in read_log(f"{directory}/{name}", name):
+                size += len(piece)
+                yield from _frame(_KINDS[name], piece)
+        sizes[name] = size
+        # What came in one piece goes into the zip without being read once more.
+        if size == len(piece) == found.st_size:
+            extra.append(Content(name, piece, stat.S_IMODE(found.st_mode), found.st_mtime))
+        else:
+            extra.append((name, directory / name))
     crc, zip_size = 0, 0
     digest = None if form.sums == CRC32 else hashlib.sha256()
-    for part in _join(_parts(directory, listing, logs, as_received=form.as_received)):
+    for part in _join(_parts(directory, listing, extra, as_received=form.as_received)):
         if isinstance(part, Known):
             zip_size += part.size
             yield frames.encode(frames.INPUT, json.dumps(asdict(part)).encode())
@@ -88,8 +99,8 @@ def pack_files(
     finish: dict[str, Any] = {
         "zip_crc32": crc,
         "zip_size": zip_size,
-        "stdout_size": sizes["stdout"],
-        "stderr_size": sizes["stderr"],
+        "stdout_size": sizes[STDOUT],
+        "stderr_size": sizes[STDERR],
     }
     if digest is not None:
         finish["zip_sha256"] = digest.hexdigest()
@@ -129,39 +140,36 @@ def _frame(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
 
 
 def _parts(
-    directory: Path, listing: Listing, logs: Sequence[tuple[str, Path]], *, as_received: bool
+    directory: Path, listing: Listing, logs: Sequence[Extra], *, as_received: bool
 ) -> Generator[bytes | Known, None, None]:
     """The same, strict, with the files that are as they came in left out if they may be."""
     noted = read_received(directory) if as_received else {}
-    is_known = partial(is_as_received, noted=noted)
+    is_known = partial(is_as_received, noted=noted) if noted else None
     return zip_parts(root_of(directory, listing), listing.entries, logs, is_known)
 
 
-def root_of(directory: Path, listing: Listing) -> Path:
+def root_of(directory: Path, listing: Listing) -> str:
     """Of a job that has removed its directory there are only the logs; a zip wants some root all the same."""
-    return directory / WORK if listing.entries else directory
+    return f"{directory}/{WORK}" if listing.entries else str(directory)
 
 
-def find_logs(directory: Path) -> list[tuple[str, Path]]:
-    return [(name, path) for name in (STDOUT, STDERR) if (path := directory / name).is_file()]
-
-
-def open_log(path: Path) -> int | None:
-    """A descriptor of a log; None if it was never begun."""
+def open_log(path: Path | str, name: str) -> tuple[int, os.stat_result] | None:
+    """A descriptor of a log of this name, and what the system says of it; None if it was never begun."""
     try:
-        return open_regular(path, path.name)
+        return open_and_stat(path, name)
     except SourceChanged:
         if os.path.lexists(path):
             raise
         return None
 
 
-def read_log(path: Path, offset: int = 0) -> Generator[bytes, None, None]:
-    """A log from an offset to where it ends now; nothing if it was never begun."""
-    if (handle := open_log(path)) is None:
+def read_log(path: Path | str, name: str, offset: int = 0) -> Generator[bytes, None, None]:
+    """A log of this name from an offset to where it ends now; nothing if it was never begun."""
+    if (opened := open_log(path, name)) is None:
         return
+    handle, found = opened
     try:
-        left = os.fstat(handle).st_size - offset
+        left = found.st_size - offset
         if left > 0 and offset:
             os.lseek(handle, offset, os.SEEK_SET)
         while left > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,7 +21,7 @@ from actors.store.durable import is_passing
 from actors.wire.errors import BadRequest, SourceChanged, WireError
 from actors.wire.files.last_lines import LastLines, Tail, log_headers
 from actors.wire.files.listing import Entry, Listing, OpenTree, TooManyEntries, open_regular
-from actors.wire.files.names import printable, unspell
+from actors.wire.files.names import printable, spell, unspell
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 from actors.wire.files.zip_writer import zip_pieces
 from actors.wire.http.app import Refusal
@@ -32,14 +33,13 @@ from node.api.packing import (
     CollectForm,
     collect_one,
     encode_error,
-    find_logs,
     open_log,
     read_log,
     root_of,
 )
 from node.executors.executor import STDERR, STDOUT, WORK
 from node.host.inotify import DirectoryWatch
-from node.runs.manifest import is_frozen, list_work, manifest_to_json, read_manifest
+from node.runs.manifest import find_logs, is_frozen, list_work, manifest_to_json, read_manifest
 
 FOLLOW_EVERY: Final = 0.25
 """Seconds between looks at a growing log where the kernel does not tell of its growth."""
@@ -186,13 +186,18 @@ def _log_entry(directory: Path, name: str) -> Entry | None:
 
 
 def _zip(directory: Path, listing: Listing, *, strict: bool) -> Generator[bytes, None, None]:
-    return zip_pieces(root_of(directory, listing), listing.entries, find_logs(directory), strict=strict)
+    logs = [
+        (name, directory / name)
+        for name, found in find_logs(directory).items()
+        if stat.S_ISREG(found.st_mode)
+    ]
+    return zip_pieces(root_of(directory, listing), listing.entries, logs, strict=strict)
 
 
 async def _log(context: NodeContext, key: str, path: Path, offset: int, follow: bool) -> AsyncIterator[bytes]:
     with context.workspace.reading(key):
         if not follow:
-            async for piece in _iterate_in_thread(context, read_log(path, offset)):
+            async for piece in _iterate_in_thread(context, read_log(path, path.name, offset)):
                 yield piece
             return
         while True:
@@ -201,7 +206,7 @@ async def _log(context: NodeContext, key: str, path: Path, offset: int, follow: 
                 # Asked before reading: what was printed until the end is read after it is known.
                 payload = context.table.get(key)
                 ended = payload is None or payload.status in ENDED
-                async for piece in _iterate_in_thread(context, read_log(path, offset)):
+                async for piece in _iterate_in_thread(context, read_log(path, path.name, offset)):
                     offset += len(piece)
                     yield piece
                 if ended or context.shutdown.is_set():
@@ -226,10 +231,11 @@ async def _in_a_moment() -> None:
 
 
 def _find_last_lines(path: Path, lines: int) -> Tail:
-    if (handle := open_log(path)) is None:
+    if (opened := open_log(path, path.name)) is None:
         return Tail(0, 0)
+    handle, found = opened
     try:
-        last = LastLines(os.fstat(handle).st_size, lines)
+        last = LastLines(found.st_size, lines)
         while (missing := last.missing) is not None:
             last.take(os.pread(handle, *missing))
         return last.tail
@@ -277,7 +283,7 @@ def _open_file(directory: Path, raw: bytes) -> FileIO:
     try:
         tree = OpenTree(directory / WORK)
         try:
-            return open(tree.open(raw), "rb", buffering=0)
+            return open(tree.open(raw, spell(raw))[0], "rb", buffering=0)
         finally:
             tree.close()
     except (OSError, SourceChanged) as why:

@@ -8,15 +8,15 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from actors.domain.payload import Payload
 from actors.process.kept_threads import KeptThreads
 from actors.wire.errors import WireError
-from node.api.packing import CRC32, CollectForm, collect_one, encode_end, find_logs, pack_files
-from node.payloads.table import PayloadTable
-from node.runs.manifest import FrozenManifest, manifest_to_json
+from actors.wire.protocol.attempts import view_to_json
+from node.api.packing import CRC32, CollectForm, collect_one, encode_end, pack_files
+from node.payloads.table import PayloadTable, view_of
+from node.runs.manifest import FrozenManifest, Logs
 from node.runs.workspace import Workspace
 
 log: Final = logging.getLogger("node.results")
@@ -28,6 +28,7 @@ HEADS: Final = 16 * 1024
 """Bytes of a result beside its files."""
 KEPT: Final = 4 << 20
 """Bytes of results that wait at most."""
+_SMALL: Final = CollectForm(CRC32)
 
 
 def bound_of(size: int) -> int:
@@ -40,7 +41,7 @@ class _ReadResult:
     """All but the first frame, which tells how far its script has come, too."""
 
     manifest: dict[str, Any]
-    logs: Sequence[tuple[str, Path]]
+    logs: Logs
     frames: bytes
 
 
@@ -49,6 +50,8 @@ class SmallResults:
         self._table = table
         self._workspace = workspace
         self._wanted: dict[object, int] = {}
+        self._most = 0
+        """Of what is wanted."""
         self._waiting: dict[str, _ReadResult] = {}
         self._size = 0
         self._lock = threading.Lock()
@@ -58,20 +61,21 @@ class SmallResults:
         """While it is open results of up to so many bytes are read as soon as they are there."""
         mark = object()
         self._wanted[mark] = most
+        self._most = max(self._wanted.values())
         try:
             yield
         finally:
             del self._wanted[mark]
+            self._most = max(self._wanted.values(), default=0)
 
     def read_early(self, payload: Payload, frozen: FrozenManifest) -> None:
         """Read what it left if somebody wants it. Blocks; nothing of it lives."""
-        most = max(self._wanted.copy().values(), default=0)
+        most = self._most
         if not payload.owner or bound_of(frozen.size) > most:
             return
         directory = self._workspace.directory(payload.key)
         try:
-            logs = find_logs(directory)
-            packed = _gather(pack_files(directory, frozen.listing, logs, CollectForm(CRC32)), most)
+            packed = _gather(pack_files(directory, frozen.listing, frozen.logs, _SMALL), most)
         except (OSError, WireError):
             return  # It is tried again when it is to be told.
         except Exception:
@@ -81,7 +85,7 @@ class SmallResults:
         if not packed:
             return
         with self._lock:
-            self._waiting[payload.key] = _ReadResult(manifest_to_json(frozen.listing), logs, packed)
+            self._waiting[payload.key] = _ReadResult(frozen.manifest, frozen.logs, packed)
             self._size += len(packed)
             while self._size > KEPT:
                 self._drop(next(iter(self._waiting)))  # the oldest
@@ -96,18 +100,21 @@ class SmallResults:
             self._size -= len(found.frames)
         return found
 
-    def take(self, payloads: Iterable[Payload], most: int) -> dict[str, bytes]:
-        """The frames of those that wait, by their keys, and are no more than `most` bytes each."""
+    def take(self, payloads: Iterable[Payload], most: int) -> dict[str, tuple[dict[str, Any], bytes]]:
+        """How the wire tells those that wait, by their keys, and their frames, which are no more than `most`
+        bytes each."""
         with self._lock:
             found = [(payload, read) for payload in payloads if (read := self._drop(payload.key)) is not None]
-        packed = {
-            payload.key: head + read.frames
-            for payload, read in found
+        taken = {}
+        for payload, read in found:
             # Of what is released nobody wants to hear.
-            if self._table.get(payload.key) is not None
-            and (head := encode_end(payload, read.manifest, read.logs))
-        }
-        return {key: frames for key, frames in packed.items() if len(frames) <= most}
+            if self._table.get(payload.key) is None:
+                continue
+            view = view_to_json(view_of(payload))
+            head = encode_end(payload, view, read.manifest, read.logs)
+            if head and len(head) + len(read.frames) <= most:
+                taken[payload.key] = view, head + read.frames
+        return taken
 
     async def read(self, payloads: Sequence[Payload], most: int, thread: KeptThreads) -> list[bytes]:
         """The frames of each, in one thread call; empty for what cannot be read now, or is more than `most`
@@ -125,7 +132,7 @@ class SmallResults:
     def _collect(self, payload: Payload, most: int) -> bytes:
         directory = self._workspace.directory(payload.key)
         try:
-            return _gather(collect_one(payload, directory, CollectForm(CRC32)), most)
+            return _gather(collect_one(payload, directory, _SMALL), most)
         except (OSError, WireError):
             return b""
 

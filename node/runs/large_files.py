@@ -61,7 +61,7 @@ def _write_back_below(directory: Path) -> Iterator[float]:
     tree = OpenTree(directory)
     try:
         for entry in large:
-            fd = tree.open(entry.raw)
+            fd, _ = tree.open(entry.raw, entry.path)
             try:
                 yield from _write_back(fd, entry.size)
             finally:

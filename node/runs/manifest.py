@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 from actors.domain.payload import Payload
 from actors.store.durable import is_full, overwrite, replace_plainly, write_durably
@@ -34,14 +34,20 @@ MOST: Final = frames.MAX_END // 2
 needs several times as much memory."""
 
 
+Logs: TypeAlias = Mapping[str, os.stat_result]
+"""Of each log that is there, by its name, what the system says of it: that it may be something else, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class FrozenManifest:
-    """`size` are the bytes that are there to be collected, of the files in `listing` and of the logs.
-    `too_many` says why the files cannot be, "" if they can; then the logs are all there is. `gone` says what
-    a script that ran has removed."""
+    """`size` are the bytes that are there to be collected, of the files in `listing` and of the `logs`;
+    `manifest` is the listing as it was written down. `too_many` says why the files cannot be, "" if they can;
+    then the logs are all there is. `gone` says what a script that ran has removed."""
 
     size: int
     listing: Listing
+    manifest: dict[str, Any]
+    logs: Logs
     too_many: str = ""
     gone: str = ""
 
@@ -56,35 +62,38 @@ class ResultLimit:
 
 def freeze_manifest(directory: Path, limit: ResultLimit, *, through: bool = False) -> FrozenManifest:
     """Write the manifest of a payload's directory. Blocks. Raises `OSError`."""
-    return retry_repaired(directory / MANIFEST, partial(_freeze, directory, limit, through))
+    return retry_repaired(f"{directory}/{MANIFEST}", partial(_freeze, directory, limit, through))
 
 
 def _freeze(directory: Path, limit: ResultLimit, through: bool) -> FrozenManifest:
-    logs = {name: _size(directory / name) for name in (STDOUT, STDERR)}
-    gone = _gone(directory, logs)
-    listing, too_many = _list_within(directory, limit)
-    listing = replace(listing, left_out=(*listing.left_out, *_hidden(logs, listing)))
+    logs = find_logs(directory)
+    listing, size, too_many = _list_within(directory, limit)
+    gone = _gone(directory, logs, listing)
+    if hidden := _hidden(logs, listing):
+        listing = replace(listing, left_out=(*listing.left_out, *hidden))
     if through:
         _sync_files(directory)  # their end is told in another boot, too
-    manifest = _encode(listing)
-    if len(manifest) > MOST:
+    manifest = manifest_to_json(listing)
+    content = json.dumps(manifest).encode()
+    if len(content) > MOST:
         count = len(listing.entries) + len(listing.left_out)
-        too_many = f"it left {count} files, more than can be collected: their list has {len(manifest)} bytes"
-        listing = EMPTY
-        manifest = _encode(listing)
+        too_many = f"it left {count} files, more than can be collected: their list has {len(content)} bytes"
+        listing, size = EMPTY, 0
+        manifest = manifest_to_json(listing)
+        content = json.dumps(manifest).encode()
     # In its place, where there is room for it; it is made anew if this process dies amid it. Whether its name
     # lasts is told together with the record of the end, which goes into the same directory after it.
     try:
-        overwrite(directory / MANIFEST, manifest, synced=through)
+        overwrite(f"{directory}/{MANIFEST}", content, synced=through)
     except OSError as error:
         if is_full(error):
             raise
         if through:
-            write_durably(directory / MANIFEST, manifest, synced=False)
+            write_durably(directory / MANIFEST, content, synced=False)
         else:
-            replace_plainly(directory / MANIFEST, manifest)
-    size = sum(filter(None, logs.values())) + sum(entry.size for entry in listing.entries)
-    return FrozenManifest(size, listing, too_many, gone)
+            replace_plainly(directory / MANIFEST, content)
+    size += sum([found.st_size for found in logs.values()])
+    return FrozenManifest(size, listing, manifest, logs, too_many, gone)
 
 
 def _sync_files(directory: Path) -> None:
@@ -96,38 +105,59 @@ def _sync_files(directory: Path) -> None:
         os.close(place)
 
 
-def _list_within(directory: Path, limit: ResultLimit) -> tuple[Listing, str]:
-    """The listing, or an empty one and why it cannot be collected, with the culprit's name."""
+def _list_within(directory: Path, limit: ResultLimit) -> tuple[Listing, int, str]:
+    """The listing and the bytes of its files, or an empty one and why it cannot be collected, with the
+    culprit's name."""
     try:
         listing = list_work(directory, limit.most_files)
     except TooManyEntries as most:
-        return EMPTY, (
-            f"it left more than {limit.most_files} files, which is the limit;"
-            f" most are in {printable(str(most))}"
+        return (
+            EMPTY,
+            0,
+            (
+                f"it left more than {limit.most_files} files, which is the limit;"
+                f" most are in {printable(str(most))}"
+            ),
         )
-    size = sum(entry.size for entry in listing.entries)
+    size = sum([entry.size for entry in listing.entries])
     if size <= limit.most_bytes:
-        return listing, ""
+        return listing, size, ""
     largest = max(listing.entries, key=lambda entry: entry.size)
-    return EMPTY, (
-        f"it left {size} bytes, and {limit.most_bytes} is the limit;"
-        f" the largest file is {printable(largest.path)} with {largest.size}"
+    return (
+        EMPTY,
+        0,
+        (
+            f"it left {size} bytes, and {limit.most_bytes} is the limit;"
+            f" the largest file is {printable(largest.path)} with {largest.size}"
+        ),
     )
 
 
-def _gone(directory: Path, logs: Mapping[str, int | None]) -> str:
+def find_logs(directory: Path) -> Logs:
+    """Blocks."""
+    found = {}
+    for name in (STDOUT, STDERR):
+        try:
+            found[name] = os.lstat(f"{directory}/{name}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return found
+
+
+def _gone(directory: Path, logs: Logs, listing: Listing) -> str:
     """What a script that ran has removed of its own."""
-    gone = [name for name, size in logs.items() if size is None]
-    if not _is_directory(directory / WORK):
+    gone = [name for name in (STDOUT, STDERR) if name not in logs]
+    if not listing.entries and not _is_directory(directory / WORK):
         gone.insert(0, "its directory with all that it left")
     return f"removed by the script: {', '.join(gone)}" if gone else ""
 
 
-def _hidden(logs: Mapping[str, int | None], listing: Listing) -> list[tuple[str, str]]:
+def _hidden(logs: Logs, listing: Listing) -> list[tuple[str, str]]:
     """The logs in whose place a file of the job goes into the results."""
-    own = {entry.path for entry in listing.entries}
+    said = [name for name, found in logs.items() if found.st_size]
+    own = {entry.path for entry in listing.entries} if said else ()
     why = "the job has a file of this name; what its script said is in the job's log"
-    return [(name, why) for name, size in logs.items() if size and name in own]
+    return [(name, why) for name in said if name in own]
 
 
 def _is_directory(path: Path) -> bool:
@@ -137,14 +167,10 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _encode(listing: Listing) -> bytes:
-    return json.dumps(manifest_to_json(listing)).encode()
-
-
 def list_work(directory: Path, most: int | None = None) -> Listing:
     """What is in the job's own directory; nothing if the script has removed it. Blocks. Raises
     `TooManyEntries`."""
-    work = directory / WORK
+    work = f"{directory}/{WORK}"
     try:
         return list_tree(work, most)
     except (FileNotFoundError, NotADirectoryError):
@@ -193,14 +219,6 @@ def manifest_to_json(listing: Listing) -> dict[str, Any]:
         ],
         "left_out": [list(pair) for pair in listing.left_out],
     }
-
-
-def _size(path: Path) -> int | None:
-    """None if there is none."""
-    try:
-        return os.lstat(path).st_size
-    except FileNotFoundError:
-        return None
 
 
 def listing_from_json(manifest: Mapping[str, Any]) -> Listing:

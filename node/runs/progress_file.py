@@ -102,7 +102,7 @@ def read(directory: Path) -> ProgressTail:
     handles: list[int] = []
     try:
         # Neither is followed if it is a link: where a script may not look, it may not have us look.
-        handles.append(os.open(directory / PROGRESS, _DIRECTORY))
+        handles.append(os.open(f"{directory}/{PROGRESS}", _DIRECTORY))
         handles.append(os.open(FILE, _FILE, dir_fd=handles[0]))
         found = os.fstat(handles[1])
         # A hard link may lead to what the script may not read.

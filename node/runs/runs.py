@@ -223,15 +223,16 @@ class ExecutorRuns:
         freeze = partial(freeze_manifest, directory, self._result_limit, through=payload.through)
         frozen = self._reserve.attempt(freeze)
         end = self._end_with(frozen, payload, move.end)
-        move = replace(move, target=end.status, end=end)
+        move = replace(move, target=end.status, end=end, written=True)
         said = progress_file.read(directory)
         try:
             self._write_end(payload, move)
         except OSError:
-            return move, said  # The table tries it, for as long as it takes.
+            # The table tries it, for as long as it takes.
+            return replace(move, written=False), said
         if not move.lost:
             self._looked_through(payload, frozen)
-        return replace(move, written=True), said
+        return move, said
 
     def _end_with(self, frozen: FrozenManifest, payload: Payload, end: End) -> End:
         """The end of what has left this."""
@@ -335,8 +336,11 @@ class _PayloadRun:
         if may_queue(self._run):
             return await self._wait_in_queue(self._run)
         # Of a short script nothing is noted, and what it says is read at its end: to watch it would cost more
-        # than it does.
-        with trio.move_on_after(SHORT):
+        # than it does. Who waits for less than that has a deadline that is enough.
+        short = trio.current_time() + SHORT
+        if trio.current_effective_deadline() <= short:
+            return _result(await self._run.wait(), self._note)
+        with trio.move_on_at(short):
             return _result(await self._run.wait(), self._note)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)

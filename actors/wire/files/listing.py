@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,6 +29,8 @@ MAX_PATH: Final = 4000
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+"""That of names on disk, as `os.fsencode` has it."""
 _HOPS: Final = 40
 _FOREIGN: Final = "it belongs to another user"
 
@@ -60,7 +63,7 @@ class TooManyEntries(Exception):
     """More than were to be listed; the text names the directory that holds most of them."""
 
 
-def list_tree(root: Path, most: int | None = None) -> Listing:
+def list_tree(root: Path | str, most: int | None = None) -> Listing:
     """Everything below `root`. Blocks: call it in a thread. Raises OSError if `root` itself cannot be read.
 
     Links that stay inside are kept as links; an absolute one into `root` is told as the relative one that
@@ -69,7 +72,7 @@ def list_tree(root: Path, most: int | None = None) -> Listing:
     """
     handle = os.open(root, _DIRECTORY)
     try:
-        walk = _Walk(root, most, find_owner(handle))
+        walk = _Walk(root, most, os.fstat(handle).st_uid)
         walk.directory(handle, b"", 1)
     finally:
         os.close(handle)
@@ -87,26 +90,27 @@ class OpenTree:
     """Opens files below a directory, component by component, so that no link on the way is followed. Keeps
     two descriptors open: the root's, and that of the directory it was in last."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | str) -> None:
         self._root = os.open(root, _DIRECTORY)
         self._owner = find_owner(self._root)
         self._at: tuple[bytes, int] = (b"", self._root)
 
-    def open(self, raw: bytes) -> int:
-        """A descriptor of the regular file at this relative path, for the caller to close. Raises
-        SourceChanged if it is none (any more), OSError for what has nothing to do with it."""
+    def open(self, raw: bytes, called: str) -> tuple[int, os.stat_result]:
+        """A descriptor of the regular file at this relative path, for the caller to close, and what the
+        system says of it. Raises SourceChanged, with the name it is `called`, if it is none (any more),
+        OSError for what has nothing to do with it."""
         parent, _, name = raw.rpartition(b"/")
-        called = spell(raw)
-        try:
-            directory = self._directory(parent)
-        except OSError as error:
-            _refuse_changed(error, called)
-            raise
-        handle = open_regular(name, called, directory)
-        if self._owner not in (None, os.fstat(handle).st_uid):
+        if self._at[0] != parent:
+            try:
+                self._enter(parent)
+            except OSError as error:
+                _refuse_changed(error, called)
+                raise
+        handle, found = open_and_stat(name, called, self._at[1])
+        if self._owner is not None and self._owner != found.st_uid:
             os.close(handle)
             raise SourceChanged(f"{called!r} may not be read: {_FOREIGN}")
-        return handle
+        return handle, found
 
     def close(self) -> None:
         """Close what is open."""
@@ -119,36 +123,42 @@ class OpenTree:
         if path:
             os.close(handle)
 
-    def _directory(self, parent: bytes) -> int:
-        if self._at[0] != parent:
-            self._leave()
-            handle = self._root
-            try:
-                for component in parent.split(b"/") if parent else ():
-                    inner = os.open(component, _DIRECTORY, dir_fd=handle)
-                    if handle != self._root:
-                        os.close(handle)
-                    handle = inner
-            except BaseException:
+    def _enter(self, parent: bytes) -> None:
+        self._leave()
+        handle = self._root
+        try:
+            for component in parent.split(b"/") if parent else ():
+                inner = os.open(component, _DIRECTORY, dir_fd=handle)
                 if handle != self._root:
                     os.close(handle)
-                raise
-            self._at = (parent, handle)
-        return self._at[1]
+                handle = inner
+        except BaseException:
+            if handle != self._root:
+                os.close(handle)
+            raise
+        self._at = (parent, handle)
 
 
-def open_regular(name: bytes | Path, called: str, dir_fd: int | None = None) -> int:
+def open_regular(name: Path, called: str) -> int:
     """A descriptor of a regular file. Never waits (for the writer of a FIFO), never follows a link. Raises
     SourceChanged, with the name it is `called`, if it is gone, is something else or may not be read."""
+    return open_and_stat(name, called)[0]
+
+
+def open_and_stat(
+    name: bytes | str | Path, called: str, dir_fd: int | None = None
+) -> tuple[int, os.stat_result]:
+    """The same, and what the system says of what is open."""
     try:
         handle = os.open(name, _FILE, dir_fd=dir_fd)
     except OSError as error:
         _refuse_changed(error, called)
         raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         os.close(handle)
         raise SourceChanged(f"{called!r} is no regular file (any more)")
-    return handle
+    return handle, found
 
 
 def _refuse_changed(error: OSError, called: str) -> None:
@@ -162,7 +172,7 @@ def _refuse_changed(error: OSError, called: str) -> None:
 
 
 class _Walk:
-    def __init__(self, root: Path, most: int | None, owner: int | None) -> None:
+    def __init__(self, root: Path | str, most: int | None, owner: int) -> None:
         self._most = most
         self._owner = owner
         self._root = root
@@ -178,7 +188,7 @@ class _Walk:
         with os.scandir(handle) as names:
             # However many there are, no more are held than one over the limit.
             some = islice(names, None if room is None else room + 1)
-            found = sorted(os.fsencode(entry.name) for entry in some)
+            found = sorted([entry.name.encode(*_ENCODING) for entry in some])
         self._seen += len(found)
         if room is not None and len(found) > room:
             counted = Counter(raw.rpartition(b"/")[0] for raw in self._found)
@@ -196,6 +206,11 @@ class _Walk:
                 self._leave_out(raw, f"cannot be read: {error.strerror}")
 
     def listing(self) -> Listing:
+        entries = self._follow_links() if self._targets else self._found.values()
+        return Listing(tuple(entries), tuple(sorted(self._left_out)))
+
+    def _follow_links(self) -> list[Entry]:
+        """What was found, with where its links point, but for those that lead astray."""
         entries = []
         for raw, entry in self._found.items():
             if entry.kind != "link":
@@ -206,20 +221,26 @@ class _Walk:
                 entries.append(self._link(entry))
             else:
                 self._leave_out(raw, why)
-        return Listing(tuple(entries), tuple(sorted(self._left_out)))
+        return entries
 
     def _one(self, handle: int, name: bytes, raw: bytes, depth: int) -> None:
         found = os.stat(name, dir_fd=handle, follow_symlinks=False)
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+        made = stat.S_IFMT(found.st_mode)
+        kind = _KINDS.get(made)
         if kind is None:
-            self._leave_out(raw, _SPECIAL.get(stat.S_IFMT(found.st_mode), "a special file"))
+            self._leave_out(raw, _SPECIAL.get(made, "a special file"))
         elif len(raw) > MAX_PATH:
             self._leave_out(raw, "its path is too long")
-        elif kind != "directory" and self._owner not in (None, found.st_uid):
+        elif kind != "directory" and self._owner not in (self._user, found.st_uid):
             self._leave_out(raw, _FOREIGN)
         elif kind == "directory" and depth >= MAX_DEPTH:
             self._leave_out(raw, "it is too deep")
-        elif kind == "file" and not self._may_read(handle, name, found):
+        elif (
+            kind == "file"
+            # Of an owner nothing else is asked by the kernel either.
+            and not (found.st_uid == self._user and found.st_mode & stat.S_IRUSR)
+            and not os.access(name, os.R_OK, dir_fd=handle, effective_ids=True)
+        ):
             self._leave_out(raw, "cannot be read: Permission denied")
         else:
             if kind == "link":
@@ -235,12 +256,6 @@ class _Walk:
                 if inner is not None:
                     os.close(inner)
 
-    def _may_read(self, handle: int, name: bytes, found: os.stat_result) -> bool:
-        # Of an owner nothing else is asked by the kernel either.
-        if found.st_uid == self._user and found.st_mode & stat.S_IRUSR:
-            return True
-        return os.access(name, os.R_OK, dir_fd=handle, effective_ids=True)
-
     def _leave_out(self, raw: bytes, why: str) -> None:
         self._left_out.append((spell(raw), why))
 
@@ -255,7 +270,8 @@ class _Walk:
     def _roots(self) -> set[bytes]:
         """What the root is called. Found out for the first link that is absolute: most trees have none."""
         if not self._called:
-            self._called = {os.fsencode(self._root.absolute()), os.path.realpath(os.fsencode(self._root))}
+            root = Path(self._root)
+            self._called = {os.fsencode(root.absolute()), os.path.realpath(os.fsencode(root))}
         return self._called
 
     def _steps(self, link: bytes) -> tuple[bool, list[bytes]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 STORED: Final = 0
 DEFLATED: Final = 8
@@ -57,6 +57,11 @@ class Member:
     mode: int
 
 
+_Begun: TypeAlias = tuple[bytes, int, int, tuple[int, int, int, int], int, bytes, bool]
+"""Of a member that was begun: name and its length, mode, what is in both its records, its place, what is
+extra there, and whether it has the 64-bit form."""
+
+
 class Records:
     """The records of one zip, in order, and where in it they are."""
 
@@ -68,7 +73,7 @@ class Records:
 
     def known(self, member: Member, method: int, crc: int, packed: int, size: int) -> bytes:
         """The record before `packed` bytes of data that are known."""
-        head = self._local(member, method, UTF8, max(packed, size), (crc, packed, size))
+        head = self._local(member, method, UTF8, size if size > packed else packed, (crc, packed, size))
         self._at += packed
         self._note(crc, packed, size)
         return head
@@ -80,7 +85,8 @@ class Records:
 
     def finish(self, crc: int, packed: int, size: int) -> bytes:
         """What follows the data of the member that was begun."""
-        behind = (BEHIND_64 if self._begun.is_64 else BEHIND).pack(IS_BEHIND, crc, packed, size)
+        *_, is_64 = self._begun
+        behind = (BEHIND_64 if is_64 else BEHIND).pack(IS_BEHIND, crc, packed, size)
         self._at += packed + len(behind)
         self._note(crc, packed, size)
         return behind
@@ -103,47 +109,34 @@ class Records:
         self, member: Member, method: int, flags: int, most: int, sums: tuple[int, int, int] = (0, 0, 0)
     ) -> bytes:
         crc, packed, size = sums
-        is_64 = max(self._at, most) > MOST
-        fixed = (45 if is_64 else 20, flags, method, _dos_time(member.mtime))
+        is_64 = self._at > MOST or most > MOST
+        mtime = min(max(member.mtime, _EARLIEST), _LATEST)
+        fixed = (45 if is_64 else 20, flags, method, _dos_time(mtime))
         # Exact and in UTC, but of 32 bits.
-        extra = b"" if member.mtime > _LATEST_UNIX else _TIME.pack(b"UT", 5, 1, int(_clamped(member.mtime)))
+        extra = b"" if mtime > _LATEST_UNIX else _TIME.pack(b"UT", 5, 1, int(mtime))
         name = member.name.encode()
-        self._begun = _Begun(name, member.mode, fixed, self._at, extra, is_64)
+        length = len(name)
+        self._begun = name, length, member.mode, fixed, self._at, extra, is_64
         if is_64:
             extra = _SIZES_64.pack(EXTRA_64, _SIZES_64.size - 4, size, packed) + extra
             packed = size = MOST
-        head = LOCAL.pack(IS_LOCAL, *fixed, crc, packed, size, len(name), len(extra)) + name + extra
+        head = LOCAL.pack(IS_LOCAL, *fixed, crc, packed, size, length, len(extra)) + name + extra
         self._at += len(head)
         return head
 
     def _note(self, crc: int, packed: int, size: int) -> None:
-        begun = self._begun
-        at, extra = begun.at, begun.extra
-        self._is_64 |= begun.is_64
-        if begun.is_64:
+        name, length, mode, fixed, at, extra, is_64 = self._begun
+        if is_64:
+            self._is_64 = True
             extra = _PLACE_64.pack(EXTRA_64, _PLACE_64.size - 4, size, packed, at) + extra
             packed = size = at = MOST
-        attributes = begun.mode << 16 | (_IS_DIRECTORY if begun.name.endswith(b"/") else 0)
-        lengths = (len(begun.name), len(extra), 0, 0, 0)
-        told = (begun.fixed[0], _UNIX, *begun.fixed, crc, packed, size)
-        self._central.append(CENTRAL.pack(IS_CENTRAL, *told, *lengths, attributes, at) + begun.name + extra)
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    name: bytes
-    mode: int
-    fixed: tuple[int, int, int, int]
-    at: int
-    extra: bytes
-    is_64: bool
-
-
-def _clamped(mtime: float) -> float:
-    return min(max(mtime, _EARLIEST), _LATEST)
+        attributes = mode << 16 | (_IS_DIRECTORY if name.endswith(b"/") else 0)
+        lengths = (length, len(extra), 0, 0, 0)
+        told = (fixed[0], _UNIX, *fixed, crc, packed, size)
+        self._central.append(CENTRAL.pack(IS_CENTRAL, *told, *lengths, attributes, at) + name + extra)
 
 
 def _dos_time(mtime: float) -> int:
-    at = datetime.fromtimestamp(_clamped(mtime), UTC)
+    at = datetime.fromtimestamp(mtime, UTC)
     date = at.day | at.month << 5 | at.year - 1980 << 9
     return date << 16 | at.second // 2 | at.minute << 5 | at.hour << 11

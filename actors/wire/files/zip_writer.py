@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -21,7 +20,7 @@ from typing import Final, TypeAlias, cast
 from isal import isal_zlib
 
 from actors.wire.errors import SourceChanged
-from actors.wire.files.listing import Entry, Kind, Listing, OpenTree, list_tree, open_regular
+from actors.wire.files.listing import Entry, Kind, Listing, OpenTree, list_tree, open_and_stat
 from actors.wire.files.names import printable
 from actors.wire.files.threaded_iterator import PIECE, ThreadedIterator
 from actors.wire.files.zip_format import DEFLATED, STORED, Member, Records
@@ -35,6 +34,8 @@ _TRIED: Final = 1 << 20
 """Bytes of a file by which it is judged whether it is worth compressing."""
 _WORTH: Final = 0.95
 """What these have to shrink to."""
+_LEAST: Final = 16
+"""Bytes of a file for which it is not even tried."""
 _MOST_AS_IS: Final = 65535
 _AS_IS: Final = Struct("<BHH")
 """What stands before bytes that are not compressed, in deflated data: they may end up so at any place of it,
@@ -57,26 +58,31 @@ got it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _ZipEntry:
-    """An entry of the tree, or a file `beside` it that goes by the entry's name."""
+class Content:
+    """A small file that was read already, with its mode and its time."""
 
-    entry: Entry
-    beside: Path | None = None
+    name: str
+    data: bytes
+    mode: int
+    mtime: float
+
+
+Extra: TypeAlias = tuple[str, Path] | Content
+"""What is not in the tree: a name in the zip and a regular file anywhere, or its content."""
 
 
 def zip_stream(
-    root: Path,
+    root: Path | str,
     entries: Sequence[Entry],
-    extra: Sequence[tuple[str, Path]] = (),
+    extra: Sequence[Extra] = (),
     *,
     strict: bool = False,
     left_out: list[tuple[str, str]] | None = None,
 ) -> ThreadedIterator:
     """The zip of these entries of `list_tree(root)`, as an async iterator of pieces of about 256 KiB.
 
-    `extra` are (name in the zip, regular file anywhere), for what belongs to a job and is not in its
-    directory; one whose name an entry has is dropped. Compressing happens in threads, memory stays small, and
-    the iterator may be left in the middle.
+    `extra` is for what belongs to a job and is not in its directory; one whose name an entry has is dropped.
+    Compressing happens in threads, memory stays small, and the iterator may be left in the middle.
 
     Strict (the directory is frozen): SourceChanged when anything is not as it was listed. Otherwise (the
     script still runs) each file is taken up to the size it was listed with, or less if it shrank, and what is
@@ -86,9 +92,9 @@ def zip_stream(
 
 
 def zip_pieces(
-    root: Path,
+    root: Path | str,
     entries: Sequence[Entry],
-    extra: Sequence[tuple[str, Path]] = (),
+    extra: Sequence[Extra] = (),
     *,
     strict: bool = False,
     left_out: list[tuple[str, str]] | None = None,
@@ -99,7 +105,7 @@ def zip_pieces(
 
 
 def zip_parts(
-    root: Path, entries: Sequence[Entry], extra: Sequence[tuple[str, Path]], is_known: IsKnown
+    root: Path | str, entries: Sequence[Entry], extra: Sequence[Extra], is_known: IsKnown | None
 ) -> Generator[bytes | Known, None, None]:
     """The same, strict, for a reader who has some of the files."""
     return _Packing(True, [], is_known).parts(root, entries, extra)
@@ -113,54 +119,90 @@ class _Packing:
         self._records = Records()
 
     def parts(
-        self, root: Path, entries: Sequence[Entry], extra: Sequence[tuple[str, Path]]
+        self, root: Path | str, entries: Sequence[Entry], extra: Sequence[Extra]
     ) -> Generator[bytes | Known, None, None]:
         tree = OpenTree(root)
         try:
-            for item in (*map(_ZipEntry, entries), *self._extras({entry.path for entry in entries}, extra)):
-                yield from self._item(tree, item)
+            for entry in entries:
+                if entry.kind != "file":
+                    yield self._without_content(entry)
+                elif (opened := self._open_entry(tree, entry)) is None:
+                    continue
+                elif entry.size <= PIECE:
+                    yield self._small(*opened, entry)
+                else:
+                    yield from self._large(*opened, entry)
+            taken = {entry.path for entry in entries}
+            for one in extra:
+                if isinstance(one, Content):
+                    if one.name not in taken:
+                        yield self._whole(one.name, one.mtime, stat.S_IFREG | (one.mode & 0o777), one.data)
+                elif one[0] not in taken:
+                    yield from self._beside(*one)
             yield self._records.end()
         finally:
             tree.close()
 
-    def _extras(self, taken: set[str], extra: Sequence[tuple[str, Path]]) -> Iterator[_ZipEntry]:
-        for name, path in extra:
-            if name in taken:
-                continue
-            with self._tolerant(name):
-                handle = open_regular(path, name)
-                try:
-                    found = os.fstat(handle)
-                finally:
-                    os.close(handle)
-                mode = stat.S_IMODE(found.st_mode)
-                yield _ZipEntry(Entry(name, b"", found.st_size, mode, found.st_mtime, "file"), path)
+    def _open_entry(self, tree: OpenTree, entry: Entry) -> tuple[int, os.stat_result] | None:
+        try:
+            return tree.open(entry.raw, entry.path)
+        except SourceChanged as error:
+            self._miss(entry.path, error)
+            return None
 
-    def _item(self, tree: OpenTree, item: _ZipEntry) -> Iterator[bytes | Known]:
-        entry = item.entry
-        if entry.kind == "directory":
-            yield self._whole(Member(entry.path + "/", entry.mtime, stat.S_IFDIR | (entry.mode & 0o777)), b"")
-            return
-        if entry.kind == "link":
-            target = (entry.target or "").encode()
-            yield self._whole(Member(entry.path, entry.mtime, stat.S_IFLNK | 0o777), target)
-            return
-        handle = -1
-        with self._tolerant(entry.path):
-            beside = item.beside
-            handle = open_regular(beside, entry.path) if beside else tree.open(entry.raw)
-        if handle >= 0:
-            try:
-                yield from self._file(handle, entry)
-            finally:
-                os.close(handle)
+    def _miss(self, name: str, error: SourceChanged) -> None:
+        """Go on without it, unless all has to be as it was listed."""
+        if self._strict:
+            raise error
+        self._left_out.append((name, error.detail))
 
-    def _file(self, handle: int, entry: Entry) -> Iterator[bytes | Known]:
-        member = Member(entry.path, entry.mtime, stat.S_IFREG | (entry.mode & 0o777))
-        data = _data(handle, entry, self._strict)
+    def _beside(self, name: str, path: Path) -> Iterator[bytes | Known]:
+        """A file anywhere, that goes by this name."""
+        try:
+            handle, found = open_and_stat(path, name)
+        except SourceChanged as error:
+            self._miss(name, error)
+            return
+        entry = Entry(name, b"", found.st_size, stat.S_IMODE(found.st_mode), found.st_mtime, "file")
         if entry.size <= PIECE:
-            yield self._whole(member, b"".join(data))
-            return
+            yield self._small(handle, found, entry)
+        else:
+            yield from self._large(handle, found, entry)
+
+    def _without_content(self, entry: Entry) -> bytes:
+        if entry.kind == "directory":
+            return self._whole(entry.path + "/", entry.mtime, stat.S_IFDIR | (entry.mode & 0o777), b"")
+        target = (entry.target or "").encode()
+        return self._whole(entry.path, entry.mtime, stat.S_IFLNK | 0o777, target)
+
+    def _small(self, handle: int, found: os.stat_result, entry: Entry) -> bytes:
+        """A file that is read whole. Closes it."""
+        try:
+            if self._strict and found.st_size != entry.size:
+                raise _other_size(found, entry)
+            # One more than there should be, to see whether there is more.
+            data = os.read(handle, entry.size + 1) if entry.size else b""
+            while 0 < len(data) < entry.size and (piece := os.read(handle, entry.size + 1 - len(data))):
+                data += piece
+        finally:
+            os.close(handle)
+        if len(data) != entry.size:
+            if self._strict:
+                raise _changed_meanwhile(entry)
+            data = data[: entry.size]
+        return self._whole(entry.path, entry.mtime, stat.S_IFREG | (entry.mode & 0o777), data)
+
+    def _large(self, handle: int, found: os.stat_result, entry: Entry) -> Iterator[bytes | Known]:
+        """A file that comes in pieces. Closes it."""
+        try:
+            if self._strict and found.st_size != entry.size:
+                raise _other_size(found, entry)
+            yield from self._packed(handle, found, entry)
+        finally:
+            os.close(handle)
+
+    def _packed(self, handle: int, found: os.stat_result, entry: Entry) -> Iterator[bytes | Known]:
+        member = Member(entry.path, entry.mtime, stat.S_IFREG | (entry.mode & 0o777))
         crc = None if self._is_known is None else self._is_known(handle, entry)
         if crc is not None:
             yield self._records.known(member, STORED, crc, entry.size, entry.size)
@@ -168,7 +210,7 @@ class _Packing:
             return
         yield self._records.begin(member, entry.size)
         compressor, crc, size, packed = _Compressor(), 0, 0, 0
-        for piece in data:
+        for piece in _data(handle, found, entry, self._strict):
             crc = isal_zlib.crc32(piece, crc)
             size += len(piece)
             done = compressor.compress(piece)
@@ -178,23 +220,24 @@ class _Packing:
         yield done
         yield self._records.finish(crc, packed + len(done), size)
 
-    def _whole(self, member: Member, data: bytes) -> bytes:
+    def _whole(self, name: str, mtime: float, mode: int, data: bytes) -> bytes:
         """A member with its data, which are all at hand."""
+        member, size = Member(name, mtime, mode), len(data)
         crc = isal_zlib.crc32(data)
-        compressor = isal_zlib.compressobj(level=1, wbits=-15)
-        packed = bytes(compressor.compress(data) + compressor.flush()) if data else b""
-        if len(packed) < len(data):
-            return self._records.known(member, DEFLATED, crc, len(packed), len(data)) + packed
-        return self._records.known(member, STORED, crc, len(data), len(data)) + data
+        if size > _LEAST:
+            packed = isal_zlib.compress(data, 1, -15)
+            if len(packed) < size:
+                return self._records.known(member, DEFLATED, crc, len(packed), size) + packed
+        return self._records.known(member, STORED, crc, size, size) + data
 
-    @contextmanager
-    def _tolerant(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except SourceChanged as error:
-            if self._strict:
-                raise
-            self._left_out.append((name, error.detail))
+
+def _other_size(found: os.stat_result, entry: Entry) -> SourceChanged:
+    told = f"{found.st_size} bytes, {entry.size} were listed"
+    return SourceChanged(f"file {printable(entry.path)} has {told}")
+
+
+def _changed_meanwhile(entry: Entry) -> SourceChanged:
+    return SourceChanged(f"file {printable(entry.path)} changed while it was packed")
 
 
 class _Compressor:
@@ -250,11 +293,7 @@ def _deflated_zeros() -> bytes:
 _DEFLATED_ZEROS: Final = _deflated_zeros()
 
 
-def _data(handle: int, entry: Entry, strict: bool) -> Iterator[bytes]:
-    found = os.fstat(handle)
-    if strict and found.st_size != entry.size:
-        told = f"{found.st_size} bytes, {entry.size} were listed"
-        raise SourceChanged(f"file {printable(entry.path)} has {told}")
+def _data(handle: int, found: os.stat_result, entry: Entry, strict: bool) -> Iterator[bytes]:
     sparse = found.st_blocks * _BLOCK < found.st_size
     left = entry.size
     while left:
@@ -269,7 +308,7 @@ def _data(handle: int, entry: Entry, strict: bool) -> Iterator[bytes]:
         left -= len(piece)
         yield piece
     if strict and (left or os.read(handle, 1)):
-        raise SourceChanged(f"file {printable(entry.path)} changed while it was packed")
+        raise _changed_meanwhile(entry)
 
 
 def _hole(handle: int) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import zipfile
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +19,11 @@ from support.processes.nodes_in_process import KEY, OTHER, SCRIPT, NodeInProcess
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest, request_to_json
 from actors.domain.limits import UNLIMITED, JobLimits, limits_to_json
 from actors.domain.payload import Payload
+from actors.wire.files.threaded_iterator import PIECE
 from actors.wire.link.link import Link
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import NotUpgraded, ask_for
+from actors.wire.protocol.frames import FrameReader
 from node.api import link as link_module
 from node.api.packing import CollectForm, collect_one
 from node.api.small_results import HEADS
@@ -174,15 +179,64 @@ async def test_a_small_result_is_read_where_it_is_looked_through_and_waits_if_th
         assert asked.content == ended.blob
 
 
+@pytest.mark.parametrize(
+    ("out", "err"),
+    [("", ""), ("said\n", ""), ("", "x" * PIECE), ("said\n" * (PIECE // 2), "x" * (PIECE + 1))],
+)
+async def test_logs_of_any_size_come_in_frames_and_in_the_zip_read_early_or_later(
+    tmp_path: Path, out: str, err: str
+) -> None:
+    async with node_in_process(tmp_path) as node, linked(node, each=6 << 20, window=32 << 20) as client:
+        await client.hear("picture")
+        await client.submit(KEY)
+        run = await node.executor.run_of(KEY)
+        run.print(out)
+        run.print(err, "stderr")
+        run.finish()
+        ended = await client.hear("ended")
+        asked = await node.client.post("/v1/collect", json={"keys": [KEY], "sums": "crc32"})
+
+    async def body() -> AsyncIterator[bytes]:
+        yield asked.content
+
+    said: dict[bytes, bytes] = {}
+    async for kind, data in FrameReader(body()):
+        said[kind] = said.get(kind, b"") + data
+    assert ended.blob == asked.content
+    zipped = zipfile.ZipFile(io.BytesIO(said[b"Z"]))
+    assert (said.get(b"O", b""), said.get(b"R", b"")) == (out.encode(), err.encode())
+    assert (zipped.read("stdout.log"), zipped.read("stderr.log")) == (out.encode(), err.encode())
+
+
+@pytest.mark.parametrize("into", ["link", "fifo"])
+async def test_of_what_is_no_log_any_more_the_end_is_told_alone(tmp_path: Path, into: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"nobody is to read it")
+    async with node_in_process(tmp_path / "data") as node, linked(node) as client:
+        await client.hear("picture")
+        await client.submit(KEY)
+        run = await node.executor.run_of(KEY)
+        log = run.spec.directory / "stderr.log"
+        log.unlink()
+        if into == "link":
+            log.symlink_to(secret)
+        else:
+            os.mkfifo(log)
+        run.finish()
+        ended = await client.hear("ended")
+        assert ended.body["payloads"][0]["end"]["status"] == "Completed"
+        assert ended.body["sizes"] == [0] and ended.blob == b""
+
+
 async def test_what_nobody_foresaw_of_a_result_that_is_read_early_ends_no_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Path) -> None:
+    def fail(*_: object) -> None:
         raise ValueError("a script has left it")
 
     async with node_in_process(tmp_path) as node, linked(node) as client:
         await client.hear("picture")
-        monkeypatch.setattr("node.api.small_results.find_logs", fail)
+        monkeypatch.setattr("node.api.small_results.pack_files", fail)
         await client.submit(KEY)
         (await node.executor.run_of(KEY)).finish()
         ended = await client.hear("ended")

@@ -116,6 +116,31 @@ async def test_what_is_no_longer_as_it_ended_is_told_for_good(tmp_path: Path, ch
         assert told["permanent"] is True and told["error"].startswith("cannot be read: ")
 
 
+@pytest.mark.parametrize("into", ["link", "fifo", "directory"])
+async def test_what_a_script_puts_in_the_place_of_a_log_is_not_read(tmp_path: Path, into: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"nobody is to read it")
+    async with node_in_process(tmp_path / "data") as node:
+        run = await node.started()
+        log = run.spec.directory / "stdout.log"
+        log.unlink()
+        if into == "link":
+            log.symlink_to(secret)
+        elif into == "fifo":
+            os.mkfifo(log)
+        else:
+            log.mkdir()
+        run.finish()
+        await node.until(KEY, "Completed")
+        frames = await collected(node)
+    assert [kind for kind, _ in frames] == [b"E", b"X"]
+    assert json.loads(frames[1][1]) == {
+        "key": KEY,
+        "error": "cannot be read: 'stdout.log' is no regular file (any more)",
+        "permanent": True,
+    }
+
+
 async def test_a_file_that_is_cut_while_it_is_sent_breaks_off_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,7 +21,7 @@ from actors.wire.errors import BadArchive, SourceChanged
 from actors.wire.files.names import MAX_DEPTH, spell
 from actors.wire.files.threaded_iterator import ThreadedIterator
 from actors.wire.files.zip_reader import check_zip, list_members, read_member
-from actors.wire.files.zip_writer import Entry, list_tree, zip_pieces, zip_stream
+from actors.wire.files.zip_writer import Content, Entry, list_tree, zip_pieces, zip_stream
 
 
 @pytest.fixture
@@ -292,6 +292,64 @@ async def test_logs_from_outside_are_added_unless_the_job_has_files_of_these_nam
     data = await taken(zip_stream(job, (), (("stdout.log", tmp_path / "no"),), left_out=left_out))
     assert contents(zipfile.ZipFile(io.BytesIO(data))) == {}
     assert left_out == [("stdout.log", "'stdout.log' is gone")]
+
+
+def test_what_was_read_already_is_added_as_a_file_is(job: Path, tmp_path: Path) -> None:
+    (job / "mine").write_text("mine")
+    extra = []
+    for name, data in (("mine", b"x"), ("none", b""), ("one", b"a"), ("much", b"much " * 100)):
+        (tmp_path / name).write_bytes(data)
+        found = (tmp_path / name).stat()
+        extra.append(
+            (Content(name, data, stat.S_IMODE(found.st_mode), found.st_mtime), (name, tmp_path / name))
+        )
+    entries = list_tree(job).entries
+    read, unread = (
+        b"".join(zip_pieces(job, entries, given, strict=True)) for given in zip(*extra, strict=True)
+    )
+    assert read == unread
+    assert contents(zipfile.ZipFile(io.BytesIO(read))) == {
+        "mine": b"mine",
+        "none": b"",
+        "one": b"a",
+        "much": b"much " * 100,
+    }
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_file_that_comes_bit_by_bit_is_whole(
+    job: Path, monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    (job / "a").write_bytes(bytes(range(100)))
+    entries, read = list_tree(job).entries, os.read
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", lambda fd, most: read(fd, min(most, 7)))
+        zipped = b"".join(zip_pieces(job, entries, strict=strict))
+    assert contents(zipfile.ZipFile(io.BytesIO(zipped))) == {"a": bytes(range(100))}
+
+
+@pytest.mark.parametrize("grown", [b"1", b"12345"])
+def test_a_file_that_grows_after_it_was_opened_fails_a_frozen_zip_and_not_a_live_one(
+    job: Path, monkeypatch: pytest.MonkeyPatch, grown: bytes
+) -> None:
+    (job / "log").write_bytes(b"0123456789")
+    entries, fstat = list_tree(job).entries, os.fstat
+
+    def grow(handle: int) -> os.stat_result:
+        found = fstat(handle)
+        if stat.S_ISREG(found.st_mode):
+            with (job / "log").open("ab") as file:
+                file.write(grown)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", grow)
+        zipped = b"".join(zip_pieces(job, entries))
+        os.truncate(job / "log", 10)
+        with pytest.raises(SourceChanged, match="'log' changed while it was packed"):
+            b"".join(zip_pieces(job, entries, strict=True))
+    assert contents(zipfile.ZipFile(io.BytesIO(zipped))) == {"log": b"0123456789"}
+    assert open_below(job) == []
 
 
 async def test_a_zip_left_in_the_middle_leaves_nothing_open(job: Path) -> None:
