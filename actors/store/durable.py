@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import sqlite3
 import stat
 from contextlib import suppress
@@ -57,7 +56,7 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 
 
-def create(path: Path, mode: int = 0o600) -> int:
+def create(path: Path | str, mode: int = 0o600) -> int:
     """A descriptor of a new file, which must not exist; links are not followed. The umask may take from
     `mode`."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -69,17 +68,17 @@ def write_all(fd: int, content: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def create_durably(path: Path, content: bytes) -> None:
+def create_durably(path: Path | str, content: bytes) -> None:
     """Make a file with this content, synced; whether its name is, is left to the caller."""
     _create(path, content, synced=True)
 
 
-def create_plainly(path: Path, content: bytes) -> None:
+def create_plainly(path: Path | str, content: bytes) -> None:
     """Make a file with this content, which nobody needs once the machine has gone down."""
     _create(path, content, synced=False)
 
 
-def _create(path: Path, content: bytes, *, synced: bool) -> None:
+def _create(path: Path | str, content: bytes, *, synced: bool) -> None:
     fd = create(path)
     try:
         write_all(fd, content)
@@ -93,7 +92,7 @@ def _create(path: Path, content: bytes, *, synced: bool) -> None:
         os.close(fd)
 
 
-def write_plainly(path: Path, content: bytes) -> None:
+def write_plainly(path: Path | str, content: bytes) -> None:
     """Write a file that nobody needs once the machine has gone down. What else has its name goes, unless it
     is a directory."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -110,23 +109,24 @@ def write_plainly(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def write_durably(path: Path, content: bytes, *, synced: bool = True, replace: bool = True) -> None:
+def write_durably(path: Path | str, content: bytes, *, synced: bool = True, replace: bool = True) -> None:
     """Write a file, so that after a crash there is the old content or the new, never a part. Which of them is
     certain only once its directory is synced too: not `synced` leaves that to the caller. Without `replace`
     a file that is there stays, and FileExistsError is raised."""
     _write_beside(path, content, synced=True, replace=replace)
     if synced:
-        sync_directory(path.parent)
+        sync_directory(os.path.dirname(path) or ".")
 
 
-def replace_plainly(path: Path, content: bytes) -> None:
+def replace_plainly(path: Path | str, content: bytes) -> None:
     """Write a file, so that after the death of this process there is the old content or the new; after that
     of the machine there may be neither."""
     _write_beside(path, content, synced=False, replace=True)
 
 
-def _write_beside(path: Path, content: bytes, *, synced: bool, replace: bool) -> None:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _write_beside(path: Path | str, content: bytes, *, synced: bool, replace: bool) -> None:
+    directory, name = os.path.split(path)
+    beside = os.path.join(directory, f".{name}.{os.urandom(4).hex()}")
     _create(beside, content, synced=synced)
     try:
         if replace:
@@ -140,7 +140,7 @@ def _write_beside(path: Path, content: bytes, *, synced: bool, replace: bool) ->
         raise
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: Path | str) -> None:
     """Make what was renamed or created in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -149,7 +149,7 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def read_small(path: Path, most: int) -> bytes | None:
+def read_small(path: Path | str, most: int) -> bytes | None:
     """What is in a file of at most `most` bytes; None where there is no such file: something else has its
     name, or it has become longer than it can be. Raises OSError if the disk fails."""
     try:
@@ -192,7 +192,7 @@ BYTES_FOR_A_FILE: Final = 256 << 10
 """What an inode counts for where there are few of them."""
 
 
-def free_space(path: Path) -> int:
+def free_space(path: Path | str) -> int:
     """Bytes that a disk still takes; less where it takes few files more. Raises `OSError`."""
     found = os.statvfs(path)
     free = found.f_bavail * found.f_frsize

@@ -24,7 +24,7 @@ class Damaged:
     why: str
 
 
-def read_kept(path: Path, most: int) -> bytes | Damaged | None:
+def read_kept(path: Path | str, most: int) -> bytes | Damaged | None:
     """What is in a file of at most `most` bytes; None if there is none. Neither links nor what is no regular
     file is read. Blocks. Raises `OSError` for what passes."""
     try:
@@ -38,7 +38,7 @@ def read_kept(path: Path, most: int) -> bytes | Damaged | None:
     return content
 
 
-def read_object(path: Path, most: int) -> dict[str, Any] | Damaged | None:
+def read_object(path: Path | str, most: int) -> dict[str, Any] | Damaged | None:
     """The same of a file that holds one JSON object."""
     content = read_kept(path, most)
     if not isinstance(content, bytes):

@@ -50,9 +50,10 @@ def deny_others(path: Path) -> None:
             path.chmod(mode & ~0o007)
 
 
-def set_aside(path: Path) -> Path | None:
+def set_aside(path: Path | str) -> Path | None:
     """Free the name of a file of ours that a directory has taken, if one has; what was there stays beside it,
     where the answer says. Blocks."""
+    path = Path(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with suppress(FileNotFoundError, NotADirectoryError):
         # As a directory: a file that somebody has made there meanwhile stays.

@@ -39,7 +39,6 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -137,8 +136,9 @@ class Records:
         machine. Raises `DataDirectoryError`."""
         self.data = data
         self.payloads = data / "payloads"
-        self._directory = lru_cache(maxsize=256)(self.payloads.joinpath)
         self.tombstones = data / "tombstones"
+        self._payloads, self._tombstones = os.fspath(self.payloads), os.fspath(self.tombstones)
+        """The same as text, which is joined at no cost."""
         self.reserve = Reserve(data / "reserve")
         self.outlives = outlives
         self.written: set[str] = set()
@@ -194,7 +194,11 @@ class Records:
             self._lock = -1
 
     def directory(self, key: str) -> Path:
-        return self._directory(key)
+        return self.payloads / key
+
+    def place(self, key: str) -> str:
+        """The same as text."""
+        return f"{self._payloads}/{key}"
 
     # ------------------------------------------------------------------ payloads
 
@@ -221,12 +225,16 @@ class Records:
     def write(self, payload: Payload) -> None:
         """Store a payload's record in its directory; if through, what was renamed into place there before is
         durable then too."""
-        path = self.directory(payload.key) / "record.json"
+        path = f"{self._payloads}/{payload.key}/record.json"
         content = json.dumps(_to_json(payload, self.boot)).encode()
         if not payload.through:
             # In its place: what is torn by the death of this process is told by `running` and the marks.
-            with suppress(OSError):
-                return overwrite(path, content, synced=False)
+            try:
+                overwrite(path, content, synced=False)
+            except OSError:
+                pass
+            else:
+                return
         try:
             write = write_durably if payload.through else replace_plainly
             retry_repaired(path, lambda: write(path, content))
@@ -236,18 +244,18 @@ class Records:
             # No new file, and an end must be recorded all the same. If torn, `running` and the marks tell.
             overwrite(path, content, synced=payload.through)
 
-    def write_new(self, payload: Payload, directory: Path) -> None:
+    def write_new(self, payload: Payload, directory: str) -> None:
         """Store the first record of a payload in a directory that nobody sees yet, and that holds none."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
         if payload.through:
-            create_durably(directory / "record.json", content)
+            create_durably(f"{directory}/record.json", content)
             sync_directory(directory)
         else:
-            create_plainly(directory / "record.json", content)
+            create_plainly(f"{directory}/record.json", content)
 
     def write_intent(self, payload: Payload) -> None:
         """Leave word that somebody has set out to start a payload. Raises `OSError`; nobody has then."""
-        path = self.directory(payload.key) / RUNNING
+        path = f"{self._payloads}/{payload.key}/{RUNNING}"
         content = self._word(payload)
         try:
             # Mostly not synced: it is read after the death of a process, and what had not ended when the
@@ -255,21 +263,22 @@ class Records:
             (write_durably if self.through else write_plainly)(path, content)
         except OSError:
             # On a full disk it may be there all the same, empty.
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
             raise
 
-    def write_ready(self, payload: Payload, directory: Path) -> None:
+    def write_ready(self, payload: Payload, directory: str) -> None:
         """Store the same in a directory that nobody sees yet, for who will start it to give it its name.
         Raises `OSError`; it is not there then."""
-        create_plainly(directory / READY, self._word(payload))
+        create_plainly(f"{directory}/{READY}", self._word(payload))
 
     def _word(self, payload: Payload) -> bytes:
-        return json.dumps(_to_json(replace(payload, status=Status.RUNNING), self.boot)).encode()
+        return json.dumps(_to_json(payload, self.boot) | {"status": Status.RUNNING}).encode()
 
     def write_running(self, payload: Payload) -> None:
         """Say where it was left that it was to be started that it runs, and since when."""
         content = json.dumps(_to_json(payload, self.boot)).encode()
-        path = self.directory(payload.key) / RUNNING
+        path = f"{self._payloads}/{payload.key}/{RUNNING}"
         # In its place: what is cut short first has to look for room again.
         with suppress(OSError):
             return overwrite(path, content, synced=False)
@@ -309,7 +318,7 @@ class Records:
         directory is synced, which is left to the caller. Those of `spent` have ended and will be discarded:
         theirs is made of a file that they need no more, which is less work than a new one."""
         for key, kind in keys.items():
-            path, content = self.tombstones / key, f"{kind} {at:.3f}\n".encode()
+            path, content = f"{self._tombstones}/{key}", f"{kind} {at:.3f}\n".encode()
             if key in spent and self._bury_in_place(key, (RUNNING,), content, through=False):
                 continue
             try:
@@ -330,10 +339,10 @@ class Records:
     def _bury_in_place(self, key: str, names: Sequence[str], content: bytes, *, through: bool) -> bool:
         """Make the tombstone of a file of its payload. False if there is none."""
         for name in names:
-            path = self.directory(key) / name
+            path = f"{self._payloads}/{key}/{name}"
             try:
                 overwrite(path, content, synced=through)
-                os.rename(path, self.tombstones / key)
+                os.rename(path, f"{self._tombstones}/{key}")
             except OSError:
                 continue
             return True
@@ -555,7 +564,7 @@ def _to_json(payload: Payload, boot: str) -> dict[str, Any]:
         "service": payload.service,
         "user": payload.user_id,
         "owner": payload.owner,
-        "status": payload.status.value,
+        "status": payload.status,
         "created_at": payload.created_at,
         "max_runtime_seconds": payload.max_runtime,
         "limits": limits_to_json(payload.limits),

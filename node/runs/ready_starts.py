@@ -35,7 +35,7 @@ class ReadyStarts:
         executor: Executor,
         *,
         grants_of: Callable[[str], Grants],
-        leave_word: Callable[[Payload, Path], None],
+        leave_word: Callable[[Payload, str], None],
         through: bool = False,
     ) -> None:
         self._through = through
@@ -44,7 +44,7 @@ class ReadyStarts:
         self._leave_word = leave_word
         self._options: dict[str, tuple[str, ...]] = {}
 
-    def make_ready(self, payload: Payload, directory: Path) -> None:
+    def make_ready(self, payload: Payload, directory: str) -> None:
         """Make a payload ready whose files are in a directory that nobody sees yet, if there is nothing to be
         mended, said or written down beside that. Blocks."""
         self._options.pop(payload.key, None)
@@ -54,7 +54,7 @@ class ReadyStarts:
         with suppress(OSError):
             if os.path.lexists(f"{directory}/{RECEIVED}"):
                 return
-            if (options := look_at(directory.joinpath(WORK, SCRIPT))) is None:
+            if (options := look_at(Path(directory, WORK, SCRIPT))) is None:
                 return
             make_places(directory)
             self._leave_word(payload, directory)
@@ -74,10 +74,10 @@ def needs_card(grants: Grants) -> bool:
     return NVIDIA in grants.devices
 
 
-def make_places(directory: Path) -> None:
+def make_places(directory: Path | str) -> None:
     """Make what a payload's directory has besides its files when it is started. Blocks. Raises `OSError`."""
     for name in (PROGRESS, HOME):
         with suppress(FileExistsError):
             os.mkdir(f"{directory}/{name}", 0o700)
     # There, so that its end finds room for it however many files the script makes.
-    write_plainly(directory / MANIFEST, b"")
+    write_plainly(f"{directory}/{MANIFEST}", b"")

@@ -26,7 +26,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
@@ -35,6 +35,7 @@ from typing import Final
 
 import trio
 
+from actors.process.kept_threads import KeptThreads
 from actors.store.durable import write_all
 from actors.store.repair import make_directory
 from actors.wire.errors import BadRequest
@@ -69,10 +70,13 @@ class Workspace:
         self.payloads = data / "payloads"
         self._directory = lru_cache(maxsize=256)(self.payloads.joinpath)
         self._incoming = data / "incoming"
-        self._trash = data / "trash"
+        self._payloads, self._trash = os.fspath(self.payloads), os.fspath(data / "trash")
+        """As text, which is joined at no cost."""
         self._readers: dict[str, int] = {}
         self._refused: set[str] = set()
-        self._swept = trio.Lock()
+        self._discarded: list[str] = []
+        """What of the trash came there since it was emptied last."""
+        self._sweeper = KeptThreads("trash", 1)
         self._changes_are_told = False
         self.transfers = trio.CapacityLimiter(TRANSFERS)
         """For all that reads results and writes what arrives in threads."""
@@ -83,14 +87,14 @@ class Workspace:
 
     def prepare(self) -> None:
         """Make the directories; what an earlier process was receiving goes into the trash. Blocks."""
-        for directory in (self.payloads, self._incoming, self._trash):
+        for directory in (self.payloads, self._incoming, Path(self._trash)):
             if not directory.is_dir():
                 make_directory(directory)
         # Who runs as somebody else gets through to what is their own. Each of these is closed to all others.
         self.payloads.chmod(0o711)
         self._changes_are_told = changes_are_told(self._incoming)
         for entry in list(os.scandir(self._incoming)):
-            os.rename(entry.path, self._trash / f"{entry.name}-{secrets.token_hex(4)}")
+            os.rename(entry.path, f"{self._trash}/{entry.name}-{os.urandom(4).hex()}")
 
     def directory(self, key: str) -> Path:
         return self._directory(key)
@@ -100,13 +104,13 @@ class Workspace:
 
     def is_intended(self, key: str) -> bool:
         """Whether somebody has set out to start this payload."""
-        directory = f"{self.payloads}/{key}"
+        directory = f"{self._payloads}/{key}"
         return any(os.path.lexists(f"{directory}/{name}") for name in (RUNNING, INTENT, SUPERVISION, ORDER))
 
     def settle_intended(self, key: str) -> bool:
         """The same at the start of a node, for good: who was asked by an earlier process and has not come to
         it does not start it any more. Blocks."""
-        directory = f"{self.payloads}/{key}"
+        directory = f"{self._payloads}/{key}"
         try:
             os.rename(f"{directory}/{READY}", f"{directory}/{WITHDRAWN}")
         except FileNotFoundError:
@@ -117,13 +121,14 @@ class Workspace:
 
     def may_be_starting(self, key: str) -> bool:
         """The same of one for which the executor was asked: it leaves that word itself where one is ready."""
-        return self.is_intended(key) or os.path.lexists(f"{self.payloads}/{key}/{READY}")
+        return self.is_intended(key) or os.path.lexists(f"{self._payloads}/{key}/{READY}")
 
     # ------------------------------------------------------------------ receiving
 
     def receive(self) -> Incoming:
         """A place for files that arrive; they are written by tasks, see `Incoming`."""
-        return Incoming(self._incoming / secrets.token_hex(16), self.transfers, noted=self._changes_are_told)
+        root = f"{self._incoming}/{os.urandom(16).hex()}"
+        return Incoming(root, self.transfers, noted=self._changes_are_told)
 
     # ------------------------------------------------------------------ reading and deleting
 
@@ -147,19 +152,30 @@ class Workspace:
         if key in self._readers:
             self._refused.add(key)
             return False
+        place = f"{self._trash}/{key}-{os.urandom(4).hex()}"
         try:
-            os.rename(self.directory(key), self._trash / f"{key}-{secrets.token_hex(4)}")
+            os.rename(f"{self._payloads}/{key}", place)
         except FileNotFoundError:
             return True
+        self._discarded.append(place)
         return True
 
+    async def delete_discarded(self) -> None:
+        """Delete what was discarded since this was called last, all of it in one thread call. Raises
+        `OSError`; what it could not delete stays in the trash."""
+        discarded, self._discarded = self._discarded, []
+        await self._sweeper.run(self._delete, discarded)
+
     async def empty_trash(self) -> None:
-        """Delete what was discarded, all of it in one thread call."""
-        async with self._swept:
-            await trio.to_thread.run_sync(self._empty)
+        """Delete all that is in the trash, whoever has left it there. Raises `OSError`."""
+        self._discarded = []
+        await self._sweeper.run(self._empty)
 
     def _empty(self) -> None:
-        _delete_all([self._trash / name for name in os.listdir(self._trash)])
+        self._delete([f"{self._trash}/{name}" for name in os.listdir(self._trash)])
+
+    def _delete(self, paths: Iterable[str]) -> None:
+        _delete_all(paths)
         self.emptied()
 
 
@@ -171,40 +187,50 @@ class Incoming:
     what was not. Large files are `noted`, if so wanted.
     """
 
-    def __init__(self, root: Path, limiter: trio.CapacityLimiter, *, noted: bool = False) -> None:
+    def __init__(self, root: str, limiter: trio.CapacityLimiter, *, noted: bool = False) -> None:
         self._root = root
         self._noted = noted
         self._arriving = Arriving()
-        self._large: dict[Path, ReceivedFile] = {}
+        self._large: dict[str, ReceivedFile] = {}
         self._limiter = limiter
         self._paths: dict[str, PathSet] = {}
         self._made: set[str] = set()
-        self._pending: list[tuple[Path, bytes, bool]] = []
+        self._deeper: list[str] = []
+        """Directories within those of the payloads that are still to be made."""
+        self._whole: list[tuple[str, bytes]] = []
+        """Small files that are here as a whole."""
+        self._pending: list[tuple[str, bytes, bool]] = []
         self._size = 0
-        self._current: Path | None = None
+        self._current: str | None = None
         self._closed = False
 
-    def directory(self, name: str) -> Path:
-        return self._root.with_name(f"{self._root.name}-{name}")
+    def directory(self, name: str) -> str:
+        return f"{self._root}-{name}"
 
     def add(self, *names: str) -> None:
         """Begin payloads. Their directories are made when the first bytes are written out."""
-        self._paths.update({name: PathSet() for name in names})
+        for name in names:
+            self._paths[name] = PathSet()
 
     def open(self, name: str, path: str) -> None:
         """The next bytes are those of the file `path` of payload `name`. Raises `BadRequest` for what is no
         safe path, or one that stands there already."""
         self._current = None
-        safe = safe_path(path)
-        self._paths[name].add(safe)
-        self._current = self.directory(name).joinpath(WORK, safe)
+        self._current = self._add(name, path)
         self._pending.append((self._current, b"", True))
 
     def put(self, name: str, path: str, content: bytes) -> None:
         """A whole file, small, and gathered with the others until `write_out`. Raises as `open` does."""
-        self.open(name, path)
-        assert self._current is not None
-        self._pending.append((self._current, content, False))
+        self._whole.append((self._add(name, path), content))
+
+    def _add(self, name: str, path: str) -> str:
+        """Where a file of this payload is to be."""
+        safe = safe_path(path)
+        self._paths[name].add(safe)
+        where = f"{self._root}-{name}/{WORK}/{safe}"
+        if "/" in safe:
+            self._deeper.append(where.rpartition("/")[0])
+        return where
 
     async def write(self, chunk: bytes) -> None:
         """More bytes of the file that is open. Raises `OSError`."""
@@ -220,9 +246,10 @@ class Incoming:
         it is closed: a payload without its files must never be taken over."""
         self._write_gathered()
         for name in self._paths if self._large else ():
-            directory = self.directory(name)
+            directory = Path(self.directory(name))
             work = directory / WORK
-            mine = {path: file for path, file in self._large.items() if path.is_relative_to(work)}
+            large = {Path(path): file for path, file in self._large.items()}
+            mine = {path: file for path, file in large.items() if path.is_relative_to(work)}
             if mine:
                 note_received(directory, mine, work)
 
@@ -230,14 +257,26 @@ class Incoming:
         if self._closed:
             raise RuntimeError("what was being received has been given up")
         pending, self._pending, self._size = self._pending, [], 0
-        for name in self._paths.keys() - self._made:
-            self._made.add(name)
-            _make_payload(self.directory(name))
-        self._write(pending)
+        whole, self._whole = self._whole, []
+        for name in self._paths:
+            if name not in self._made:
+                self._made.add(name)
+                _make_payload(f"{self._root}-{name}")
+        deeper, self._deeper = self._deeper, []
+        for directory in deeper:
+            os.makedirs(directory, exist_ok=True)
+        for path, content in whole:
+            fd = os.open(path, _NEW, 0o644)
+            try:
+                write_all(fd, content)
+            finally:
+                os.close(fd)
+        if pending:
+            self._write(pending)
 
-    def _write(self, pending: list[tuple[Path, bytes, bool]]) -> None:
+    def _write(self, pending: list[tuple[str, bytes, bool]]) -> None:
         """Write gathered bytes, opening each file once for a run of pieces."""
-        opened = Path()
+        opened = ""
         fd = -1
         try:
             for path, chunk, first in pending:
@@ -246,10 +285,7 @@ class Incoming:
                         self._leave(opened, fd)
                         os.close(fd)
                         fd = -1
-                    if first and path.parent.name != WORK:
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                    how = os.O_CREAT | os.O_EXCL if first else os.O_APPEND
-                    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o644)
+                    fd = os.open(path, _NEW if first else _MORE, 0o644)
                     opened = path
                 if first:
                     self._arriving = Arriving()
@@ -261,7 +297,7 @@ class Incoming:
             if fd >= 0:
                 os.close(fd)
 
-    def _leave(self, path: Path, fd: int) -> None:
+    def _leave(self, path: str, fd: int) -> None:
         """More of this file may come; if not, it is as it is now."""
         if self._noted and self._arriving.size > LARGE:
             self._large[path] = self._arriving.as_written(fd)
@@ -274,7 +310,9 @@ class Incoming:
     async def drop(self, name: str) -> None:
         """Delete one payload's directory, with what was gathered for it."""
         mine = self.directory(name)
-        self._pending = [item for item in self._pending if not item[0].is_relative_to(mine)]
+        self._pending = [item for item in self._pending if not item[0].startswith(f"{mine}/")]
+        self._whole = [item for item in self._whole if not item[0].startswith(f"{mine}/")]
+        self._deeper = [directory for directory in self._deeper if not directory.startswith(f"{mine}/")]
         self._current = None
         self._paths.pop(name, None)
         if name in self._made:
@@ -285,6 +323,8 @@ class Incoming:
         """Delete what is still there. Idempotent; finishes even when cancelled."""
         self._closed = True
         self._pending.clear()
+        self._whole.clear()
+        self._deeper.clear()
         self._paths.clear()
         made, self._made = self._made, set()
         if made:
@@ -293,14 +333,18 @@ class Incoming:
                 await trio.to_thread.run_sync(_delete_all, mine, limiter=self._limiter)
 
 
-def _make_payload(directory: Path) -> None:
+def _make_payload(directory: str) -> None:
+    work = f"{directory}/{WORK}"
     os.mkdir(directory, 0o700)
-    work = directory / WORK
     os.mkdir(work)
     os.chmod(work, 0o755)
 
 
-def _delete_all(paths: list[Path]) -> None:
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MORE: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _delete_all(paths: Iterable[str]) -> None:
     """Raises `OSError` for the first that could not be deleted, the others deleted all the same."""
     failed: list[OSError] = []
     for path in paths:
@@ -312,12 +356,12 @@ def _delete_all(paths: list[Path]) -> None:
         raise failed[0]
 
 
-def _delete(path: Path) -> None:
+def _delete(path: str) -> None:
     """Delete a file or a tree, whatever modes a script has left on its directories."""
     try:
         # What is no directory is none to be read either; links below are not followed, and nobody lives who
         # could put one there.
-        _remove_tree(os.fspath(path), 0)
+        _remove_tree(path, 0)
     except OSError:
         _delete_stubborn(path)
 
@@ -326,35 +370,30 @@ def _remove_tree(name: str, depth: int) -> None:
     """A tree as most are. Raises `OSError` for what is none, and where anything stands in the way."""
     if depth > _DEEP:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    for entry in _some_at_once(name):
-        if not entry.is_dir(follow_symlinks=False):
-            os.unlink(entry.path)
-            continue
-        try:
-            os.rmdir(entry.path)  # Many are empty, and need not be read.
-        except OSError:
-            _remove_tree(entry.path, depth + 1)
-    os.rmdir(name)
-
-
-def _some_at_once(name: str) -> Iterator[os.DirEntry[str]]:
-    """What is in a directory, for who deletes each: there may be a million."""
     while True:
         with os.scandir(name) as found:
             entries = list(islice(found, _AT_ONCE))
-        yield from entries
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            try:
+                os.rmdir(entry.path)  # Many are empty, and need not be read.
+            except OSError:
+                _remove_tree(entry.path, depth + 1)
         if len(entries) < _AT_ONCE:
+            os.rmdir(name)
             return
 
 
-def _delete_stubborn(path: Path) -> None:
+def _delete_stubborn(path: str) -> None:
     """However deep it is, and whatever its directories' modes: what is deep is moved up, so that neither the
     stack nor descriptors run out."""
     try:
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            path.unlink()
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
             return
-        top = _open_directory(os.fspath(path), None)
+        top = _open_directory(path, None)
         try:
             while names := os.listdir(top):
                 _empty(top, names, top, 0)

@@ -25,7 +25,7 @@ async def arrived(workspace: Workspace, files: dict[str, bytes]) -> Path:
             await incoming.write(data[start : start + 100_000])
     await trio.to_thread.run_sync(incoming.write_out)
     incoming.hand_over("one")
-    return incoming.directory("one")
+    return Path(incoming.directory("one"))
 
 
 async def test_what_is_large_is_noted_and_known_until_it_changes(

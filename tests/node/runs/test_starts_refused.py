@@ -24,10 +24,10 @@ class Disk:
         self._write = records.write_plainly
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def write(path: Path, content: bytes) -> None:
-            if path.name == "running" and self.times:
+        def write(path: str, content: bytes) -> None:
+            if Path(path).name == "running" and self.times:
                 self.times -= 1
-                path.touch()
+                Path(path).touch()
                 raise OSError(self.number, os.strerror(self.number))
             self._write(path, content)
 
