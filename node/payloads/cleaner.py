@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from actors.kernel.actor import Doorbell
+from actors.kernel.alarm import Alarm
 from actors.kernel.complaint import Complaint
 from actors.ports.world import Clock
 from actors.store.durable import is_passing
@@ -50,7 +50,7 @@ class PayloadCleaner:
         self._ages = ((False, max_age), (True, keep_uncollected))
         self._keep_tombstones = keep_tombstones
         self._every = every
-        self._bell = Doorbell()
+        self._alarm = Alarm()
         self._complaint = Complaint(log)
         self._too_old_since: dict[str, float] = {}
         self._tombstones_too_old_since: float | None = None
@@ -58,12 +58,15 @@ class PayloadCleaner:
 
     def ring(self) -> None:
         """Something may go now."""
-        self._bell.ring()
+        # What is released until then goes along.
+        self._alarm.set(trio.current_time() + GATHER)
 
     def hear(self, rows: Sequence[Row]) -> None:
         """What has changed: is there anything that can be discarded?"""
-        if any(row.released and row.payload.end is not None for row in rows):
-            self._bell.ring()
+        for row in rows:
+            if row.released and row.payload.end is not None:
+                self.ring()
+                return
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Clean for ever: released payloads on each ring, the rest by the clock."""
@@ -78,10 +81,7 @@ class PayloadCleaner:
                 self._complaint.say("cleaning did not succeed and is tried again: %s", error)
                 # All of it again: what was forgotten already may still be in the trash.
                 patience, self._expire_at = AGAIN, -1.0
-            with trio.move_on_after(patience):
-                await self._bell.wait()
-                # What is released in the meantime goes along.
-                await trio.sleep(GATHER)
+            await self._alarm.wait(trio.current_time() + patience)
 
     async def clean(self) -> None:
         """One pass: what is released, and from time to time what is old. Raises `OSError`."""
@@ -101,7 +101,7 @@ class PayloadCleaner:
                 gone.append(payload.key)
         if gone:
             self._table.forget(gone)
-            await self._workspace.empty_trash()
+            await self._workspace.delete_discarded()
 
     async def _expire(self, now: float) -> None:
         wall = self._clock.now()

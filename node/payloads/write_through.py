@@ -20,7 +20,7 @@ import trio
 
 from actors.domain.payload import Payload
 from actors.domain.status import Status
-from actors.kernel.actor import Doorbell
+from actors.kernel.alarm import Alarm
 from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from node.payloads.records import Records
@@ -50,29 +50,30 @@ class WriteThrough:
         self._ask_at = math.inf
         self._writing = trio.Lock()
         self._hurry = threading.Event()
-        self._bell = Doorbell()
+        self._alarm = Alarm()
         self._complaint = Complaint(log)
 
     def hear(self, rows: Sequence[Row]) -> None:
         """What has changed."""
-        due = self._due()
         for row in rows:
             self._take_in(row.payload, row.released)
-        if self._due() < due:
-            self._bell.ring()
 
     def _take_in(self, payload: Payload, released: bool) -> None:
         key = payload.key
         if payload.end is None:
             if payload.status is Status.RUNNING:
                 self._running.add(key)
-                self._ask_at = min(self._ask_at, trio.current_time() + EVERY)
+                if self._ask_at == math.inf:
+                    self._ask_at = trio.current_time() + EVERY
+                    self._alarm.set(self._ask_at)
             return
         self._running.discard(key)
         if released:
             self._leave(key)
         elif not payload.through and key not in self._records.written:
-            self._waiting.setdefault(key, trio.current_time() + WITHIN)
+            if key not in self._waiting:
+                self._waiting[key] = due = trio.current_time() + WITHIN
+                self._alarm.set(due)
             if payload.end.size > STEP:
                 self._large.add(key)
 
@@ -90,8 +91,7 @@ class WriteThrough:
         task_status.started()
         while True:
             if (due := self._due()) > trio.current_time():
-                with trio.move_on_at(due):
-                    await self._bell.wait()
+                await self._alarm.wait(due)
                 continue
             try:
                 await self.write_all(in_no_hurry=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from node.payloads.cleaner import PayloadCleaner
 from node.payloads.operations import Arrival
 from node.payloads.records import Records
 from node.payloads.table import PayloadTable, open_table
+from node.runs import workspace
 from node.runs.workspace import Workspace
 
 KEYED, BARE = "a" * 32, "b" * 32
@@ -154,6 +156,44 @@ async def test_what_could_not_be_deleted_goes_soon_and_not_only_a_minute_later(
         assert trio.current_time() - began < 5
         await cleaning_of(world).clean()
         assert list((tmp_path / "trash").iterdir()) == []
+
+
+async def test_what_was_discarded_and_could_not_be_deleted_goes_soon(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete, tries = workspace._delete_all, itertools.count(1)
+
+    def fail_at_first(paths: Iterable[str]) -> None:
+        if (paths := list(paths)) and next(tries) == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        delete(paths)
+
+    monkeypatch.setattr(workspace, "_delete_all", fail_at_first)
+    async with opened(tmp_path, SetClock()) as world:
+        cleaning = cleaning_of(world)
+        await cleaning.clean()
+        await world.ended(KEYED, "o")
+        await world.table.release([KEYED])
+        emptied, began = trio.Event(), trio.current_time()
+        token = trio.lowlevel.current_trio_token()
+        world.workspace.emptied = lambda: token.run_sync_soon(emptied.set)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(cleaning.run)
+            await emptied.wait()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began < 5 and next(tries) > 2
+        assert list((tmp_path / "trash").iterdir()) == []
+
+
+async def test_what_is_discarded_is_deleted_and_nothing_else_in_the_trash(tmp_path: Path) -> None:
+    async with opened(tmp_path, SetClock()) as world:
+        await world.ended(KEYED, "o")
+        (tmp_path / "trash" / "other").mkdir()
+        assert world.workspace.discard(KEYED) and world.workspace.discard(BARE)
+        await world.workspace.delete_discarded()
+        assert os.listdir(tmp_path / "trash") == ["other"]
+        await world.workspace.empty_trash()
+        assert os.listdir(tmp_path / "trash") == []
 
 
 async def test_tombstones_go_after_their_time(tmp_path: Path, mock_clock: MockClock) -> None:
