@@ -121,6 +121,8 @@ def request_to_json(request: BatchRequest) -> dict[str, str | int]:
 
 def request_from_json(data: Any) -> BatchRequest:
     """What this version does not know is passed over. Raises ValueError for what is no such object."""
+    if data == {}:
+        return NOTHING_REQUESTED
     if not isinstance(data, dict):
         raise ValueError("no object of what is asked of a batch system")
     return make_request({name: parse_request(name, data[name]) for name in REQUESTS if name in data})

@@ -111,6 +111,8 @@ def limits_to_json(limits: JobLimits) -> dict[str, int | float]:
 
 def limits_from_json(data: Any) -> JobLimits:
     """Kinds that this version does not know are passed over. Raises ValueError for what is no such object."""
+    if data == {}:
+        return UNLIMITED
     if not isinstance(data, dict):
         raise ValueError("no object of limits")
     given = {field: data[field] for field in LIMITS.values() if field in data}

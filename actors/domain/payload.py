@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any, Final
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.failure import Failure
@@ -53,6 +54,18 @@ class Payload:
         """What a line of the log on it says besides."""
         about = {"job": self.job_id, "user": self.user_id, "service": self.service, "attempt": self.key}
         return about | ({"request": self.request_id} if self.request_id else {})
+
+
+_NAMES: Final = tuple(field.name for field in fields(Payload))
+_values_of: Final = attrgetter(*_NAMES)
+
+
+def change_payload(payload: Payload, **changes: Any) -> Payload:
+    """As `dataclasses.replace`, which makes two calls for each of its many fields: a payload changes several
+    times in its short life."""
+    values = dict(zip(_NAMES, _values_of(payload), strict=True))
+    values.update(changes)
+    return Payload(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import secrets
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -60,7 +60,7 @@ class Item:
     def to_json(self) -> dict[str, Any]:
         assert self.result is not None
         payload = None if self.view is None else view_to_json(self.view)
-        return {"key": self.key, "result": self.result.value, "reason": self.reason, "payload": payload}
+        return {"key": self.key, "result": self.result, "reason": self.reason, "payload": payload}
 
 
 class SubmitReceiver:
@@ -118,7 +118,7 @@ class SubmitReceiver:
         sends them names no boot. Raises `WireError` for a body that cannot be read."""
         submit = _Submit(self._table, self._workspace.receive(), self.receiving, through=through)
         try:
-            with submit.reading:
+            with trio.CancelScope() as submit.reading:
                 await read_parts(content_type, body, limit=self._limit, on_part=submit.on_part)
             return await submit.finish()
         finally:
@@ -143,7 +143,8 @@ class _FileSink:
 
 
 class _Submit:
-    """One request that brings attempts. Cancelling `reading` ends the reading of its body."""
+    """One request that brings attempts. Cancelling `reading`, where there is one, ends the reading of its
+    body."""
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class _Submit:
         through: bool = False,
     ) -> None:
         self._through = through
-        self.reading = trio.CancelScope()
+        self.reading: trio.CancelScope | None = None
         self._table = table
         self._incoming = incoming
         self._receiving = receiving
@@ -205,7 +206,9 @@ class _Submit:
         at = 0
         for item, entry in zip(items.values(), form["attempts"], strict=True):
             listed = _listed_files(entry)
-            size = sum(length for _, length in listed)
+            size = 0
+            for _, length in listed:
+                size += length
             if size > limit and item.result is None:
                 item.result, item.reason = ItemResult.MALFORMED, f"more than {limit} bytes"
             self._claim(item)
@@ -252,7 +255,7 @@ class _Submit:
             ]
             answers = await self._table.accept(arrived, self._incoming.write_out) if arrived else ()
             for item, accepted in zip(wanted, answers, strict=True):
-                item.result = ItemResult(accepted.result.value)
+                item.result = ItemResult(accepted.result)
                 if accepted.result is AcceptResult.ACCEPTED:
                     self._incoming.hand_over(item.key)
                 if accepted.payload is not None:
@@ -294,6 +297,8 @@ class _Submit:
         self._stop_reading_if_all_have_results()
 
     def _stop_reading_if_all_have_results(self) -> None:
+        if self.reading is None:
+            return
         if all(item.result is not None for item in (self._items or {}).values()):
             self.reading.cancel()
 
@@ -414,15 +419,13 @@ def _read(read: Callable[[object], _Read], value: object) -> _Read | None:
 
 
 def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 63
+    return type(value) is int and least <= value < 1 << 63  # True is none
 
 
 def _is_name(value: object) -> bool:
     """Text that can stand in an environment variable and in SQLite."""
-    return isinstance(value, str) and len(value) <= 200 and (value.isprintable())
+    return isinstance(value, str) and len(value) <= 200 and value.isprintable()
 
 
 def _is_seconds(value: object) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    )
+    return (type(value) is int or type(value) is float) and 0 <= value <= sys.float_info.max

@@ -22,6 +22,8 @@ from actors.store.reserve import Reserve
 from node.payloads.operations import PayloadBatch
 
 T = TypeVar("T")
+_BEGIN: Final = (0, 0, 0, 0)
+"""Where a batch is before anything was done."""
 _Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
 
 MOST: Final = 500
@@ -68,7 +70,7 @@ class BatchWriter:
         self._writing = False
         self._bell = trio.Event()
         self._stopped = False
-        self._thread = KeptThreads("records", 1)
+        self._thread = KeptThreads("records", 1, takes_back=False)
 
     async def write(
         self, work: Callable[[PayloadBatch], T], *, urgent: bool = False, in_memory: bool = False
@@ -107,7 +109,8 @@ class BatchWriter:
                 await self._bell.wait()
                 self._bell = trio.Event()
                 while self._pending and not self._writing:
-                    await self._write_all(self._next())
+                    with trio.CancelScope(shield=True):
+                        await self._write_all(self._next())
         finally:
             self._stopped = True
             left = list(self._pending)
@@ -121,14 +124,17 @@ class BatchWriter:
         return items
 
     async def _write_all(self, items: Sequence[_PendingWrite]) -> None:
+        """For who is shielded, or has just found that it is not cancelled: then the thread call begins, and
+        what has begun is not cancelled."""
         self._writing = True
         try:
-            with trio.CancelScope(shield=True):
-                await self._try(items)
-                if any(item.is_full for item in items):
-                    await self._make_room(items)
-                _land(items)
-                if not self._reserve_held:
+            await self._try(items)
+            if full := [item for item in items if item.is_full]:
+                with trio.CancelScope(shield=True):
+                    await self._make_room(full, alone=len(items) == 1)
+            _land(items)
+            if not self._reserve_held:
+                with trio.CancelScope(shield=True):
                     self._reserve_held = await _ask(self._reserve.hold)
         finally:
             self._writing = False
@@ -139,10 +145,10 @@ class BatchWriter:
         """Write them, and set their answers."""
         batch = self._begin()
         try:
-            if all(item.in_memory for item in items):
-                _write(batch, items)
-            else:
+            if [item for item in items if not item.in_memory]:
                 await self._thread.run(_write, batch, items)
+            else:
+                _write(batch, items)
         except Exception as error:
             # Outside any one item: nothing of the batch holds.
             for item in items:
@@ -150,11 +156,11 @@ class BatchWriter:
             return
         self._written(batch)
 
-    async def _make_room(self, items: Sequence[_PendingWrite]) -> None:
+    async def _make_room(self, full: Sequence[_PendingWrite], *, alone: bool) -> None:
         """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
         there is a reserve for it."""
-        for item in [item for item in items if item.is_full]:
-            if len(items) > 1:
+        for item in full:
+            if not alone:
                 await self._try([item])
                 if not item.is_full:
                     continue
@@ -175,7 +181,7 @@ def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:
     """In the thread, if there are files to be written. What they answer holds only if this returns."""
     try:
         for item in items:
-            before = batch.place()
+            before = _BEGIN if item is items[0] else batch.place()
             try:
                 item.answer, item.is_full = outcome.Value(item.work(batch)), False
             except Exception as error:
@@ -183,7 +189,7 @@ def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:
                 item.fail(error)
         batch.finish()
     except BaseException:
-        batch.back_to((0, 0, 0, 0))
+        batch.back_to(_BEGIN)
         raise
 
 

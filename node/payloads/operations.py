@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.limits import UNLIMITED, JobLimits
-from actors.domain.payload import Payload, PayloadMove
+from actors.domain.payload import Payload, PayloadMove, change_payload
 from actors.domain.status import ENDED, PAYLOAD, Status
 from actors.store.durable import sync_directory
 from node.payloads.records import RELEASE, Records, Tombstone
@@ -26,7 +26,7 @@ class Arrival:
     machine, so it must be known there."""
 
     key: str
-    directory: Path
+    directory: str
     job_id: int = 0
     n: int = 1
     service: str = ""
@@ -83,12 +83,14 @@ class PayloadBatch:
         return self._buried.get(key) or self.stones.kind(key)
 
     def put(self, row: Row) -> Row:
-        """Number and keep a changed row, its file written before; it is told after the batch."""
+        """Keep a changed row, its file written before, with the next number, if it has not got that already;
+        it is told after the batch."""
         self.seq += 1
-        numbered = replace(row, payload=replace(row.payload, sequence=self.seq))
-        self.changed.append(numbered)
-        self._new[row.payload.key] = numbered
-        return numbered
+        if row.payload.sequence != self.seq:
+            row = Row(change_payload(row.payload, sequence=self.seq), row.released)
+        self.changed.append(row)
+        self._new[row.payload.key] = row
+        return row
 
     def bury(self, keys: Mapping[str, str]) -> None:
         self.buried += [Tombstone(key, kind, self.now) for key, kind in keys.items()]
@@ -124,13 +126,13 @@ def move(batch: PayloadBatch, moves: Sequence[PayloadMove]) -> list[bool]:
             continue
         if each.target not in PAYLOAD[each.source]:
             raise ValueError(f"a payload does not go from {each.source} to {each.target}")
-        payload = apply_move(row.payload, each)
+        payload = apply_move(row.payload, each, batch.seq + 1)
         if payload.status is not Status.RUNNING:
             if not each.written:
                 batch.records.write(payload)
         elif batch.records.outlives:
             batch.records.write_running(payload)
-        batch.put(replace(row, payload=payload))
+        batch.put(Row(payload, row.released))
         done.append(True)
     return done
 
@@ -143,34 +145,35 @@ def hear(batch: PayloadBatch, key: str, said: ProgressTail) -> None:
         return
     progress = said.after(row.payload.progress)
     if progress != row.payload.progress:
-        batch.put(replace(row, payload=replace(row.payload, progress=progress)))
+        payload = change_payload(row.payload, progress=progress, sequence=batch.seq + 1)
+        batch.put(Row(payload, row.released))
 
 
 def take_over(
     batch: PayloadBatch,
     arrived: Sequence[Arrival],
     before: Callable[[], None] | None,
-    make_ready: Callable[[Payload, Path], None],
+    make_ready: Callable[[Payload, str], None],
 ) -> list[Acceptance]:
     """Payloads of what has arrived, their records written and their directories in place."""
     if before is not None:
         before()
-    if any(_goes_through(item, batch.records) for item in arrived):
+    if [item for item in arrived if _goes_through(item, batch.records)]:
         # Their files: another boot would run what is torn.
         batch.records.sync()
     return [_take_over(batch, item, make_ready) for item in arrived]
 
 
-def _take_over(batch: PayloadBatch, item: Arrival, make_ready: Callable[[Payload, Path], None]) -> Acceptance:
+def _take_over(batch: PayloadBatch, item: Arrival, make_ready: Callable[[Payload, str], None]) -> Acceptance:
     row, records = batch.row(item.key), batch.records
     if row is not None and not row.released:
         return Acceptance(AcceptResult.KNOWN, row.payload)
     if row is not None or batch.stone(item.key) is not None:
         return Acceptance(AcceptResult.TOMBSTONED, None)
-    payload = _prepare(item, records, batch.now)
+    payload = _prepare(item, records, batch.now, batch.seq + 1)
     records.write_new(payload, item.directory)
     make_ready(payload, item.directory)
-    place = records.directory(item.key)
+    place = records.place(item.key)
     os.rename(item.directory, place)
     batch.undo.append(partial(os.rename, place, item.directory))
     if payload.through:
@@ -179,7 +182,7 @@ def _take_over(batch: PayloadBatch, item: Arrival, make_ready: Callable[[Payload
     return Acceptance(AcceptResult.ACCEPTED, batch.put(Row(payload, False)).payload)
 
 
-def _prepare(item: Arrival, records: Records, now: float) -> Payload:
+def _prepare(item: Arrival, records: Records, now: float, sequence: int) -> Payload:
     """The payload that it becomes. Who brings it without a key or a boot knows nothing of what a machine
     forgets."""
     return Payload(
@@ -191,7 +194,7 @@ def _prepare(item: Arrival, records: Records, now: float) -> Payload:
         user_id=item.user_id,
         owner=item.owner,
         status=Status.PREPARED,
-        sequence=0,
+        sequence=sequence,
         created_at=now,
         max_runtime=item.max_runtime,
         limits=item.limits,
@@ -229,7 +232,8 @@ def bury(batch: PayloadBatch, keys: Sequence[str], kind: str) -> list[Row | None
         if (row := rows[key]) is not None:
             cancelled = row.payload.cancelled or row.payload.status not in ENDED
             # The tombstone is the lasting form of both marks: the record need not be written again.
-            rows[key] = batch.put(Row(replace(row.payload, cancelled=cancelled), kind == RELEASE))
+            payload = change_payload(row.payload, cancelled=cancelled, sequence=batch.seq + 1)
+            rows[key] = batch.put(Row(payload, kind == RELEASE))
     return [rows[key] for key in keys]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from actors.domain.job import End
-from actors.domain.payload import Payload, PayloadMove
+from actors.domain.payload import Payload, PayloadMove, change_payload
 from actors.domain.status import Status
 from node.payloads.records import CANCEL, RELEASE, Tombstone
 
@@ -57,7 +57,8 @@ class Rows:
     def drop(self, key: str) -> None:
         if (row := self._rows.pop(key, None)) is not None:
             del self._keys[row.payload.id]
-            self._to_discard.pop(key, None)
+            if key in self._to_discard:
+                del self._to_discard[key]
             self._count(row, -1)
 
     def _count(self, row: Row, by: int) -> None:
@@ -126,19 +127,20 @@ class Tombstones:
                     yield key
 
 
-def apply_move(payload: Payload, move: PayloadMove) -> Payload:
-    """The payload after a move."""
-    return replace(
+def apply_move(payload: Payload, move: PayloadMove, sequence: int = 0) -> Payload:
+    """The payload after a move, which is the change of that number."""
+    return change_payload(
         payload,
         status=move.target,
         pid=move.pid or payload.pid,
         started_at=payload.started_at if move.started_at is None else move.started_at,
         end=move.end,
         lost=move.lost or payload.lost,
+        sequence=sequence,
     )
 
 
 def lose(payload: Payload, why: str, now: float) -> Payload:
     """A payload of which nothing lives, and nothing is left that could be relied upon."""
     end = End(Status.FAILED, why, started_at=payload.started_at, ended_at=now)
-    return replace(payload, status=Status.FAILED, end=end, lost=True)
+    return change_payload(payload, status=Status.FAILED, end=end, lost=True)

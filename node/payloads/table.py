@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -45,7 +44,7 @@ class PayloadTable:
     then.
     """
 
-    def __init__(self, records: Records, clock: Clock, make_ready: Callable[[Payload, Path], None]) -> None:
+    def __init__(self, records: Records, clock: Clock, make_ready: Callable[[Payload, str], None]) -> None:
         self._records = records
         self._make_ready = make_ready
         self.subscriptions = Subscriptions()
@@ -86,11 +85,12 @@ class PayloadTable:
         """Compare-and-set each; False where the payload is not in `source` any more or is unknown. Raises
         `OSError`."""
         # That it was to be started is on the disk, and the executor's marks say since when it runs.
-        in_memory = all(
-            move.written or (move.target is Status.RUNNING and not self._records.outlives) for move in moves
-        )
+        outlives = self._records.outlives
+        to_write = [
+            move for move in moves if not move.written and (outlives or move.target is not Status.RUNNING)
+        ]
         return await self._writer.write(
-            lambda batch: work.move(batch, moves), urgent=True, in_memory=in_memory
+            lambda batch: work.move(batch, moves), urgent=True, in_memory=not to_write
         )
 
     async def hear_progress(self, key: str, said: ProgressTail) -> None:
@@ -208,13 +208,18 @@ class PayloadTable:
 
     def _take_in(self, batch: PayloadBatch) -> None:
         self._sequence = batch.seq
-        self._stones.drop(batch.unburied)
-        self._stones.put(batch.buried)
+        if batch.unburied:
+            self._stones.drop(batch.unburied)
+        if batch.buried:
+            self._stones.put(batch.buried)
+        if not batch.changed:
+            return
         for row in batch.changed:
             self._rows.put(row)
-            _log_step(row.payload)
-        if batch.changed:
-            self.subscriptions.publish(batch.changed)
+        if log.isEnabledFor(logging.DEBUG):
+            for row in batch.changed:
+                _log_step(row.payload)
+        self.subscriptions.publish(batch.changed)
 
     async def _begin(self, found: Recovery) -> None:
         self._stones.put(found.tombstones)
@@ -227,7 +232,7 @@ async def open_table(
     clock: Clock,
     *,
     intended: Callable[[str], bool] = lambda _key: False,
-    make_ready: Callable[[Payload, Path], None] = lambda _payload, _directory: None,
+    make_ready: Callable[[Payload, str], None] = lambda _payload, _directory: None,
 ) -> AsyncIterator[PayloadTable]:
     """The table of a data directory, reloaded from its records. `intended` says of a Prepared payload whether
     somebody has already set out to start it, and has nobody else do so whom an earlier process asked;
@@ -243,14 +248,13 @@ async def open_table(
 
 
 def _log_step(payload: Payload) -> None:
-    if log.isEnabledFor(logging.DEBUG):
-        log.debug(
-            "attempt %s of job %d is %s",
-            payload.key,
-            payload.job_id,
-            payload.status.value,
-            extra={**payload.about, "status": payload.status.value},
-        )
+    log.debug(
+        "attempt %s of job %d is %s",
+        payload.key,
+        payload.job_id,
+        payload.status.value,
+        extra={**payload.about, "status": payload.status.value},
+    )
 
 
 def is_told(payload: Payload, owner: str | None) -> bool:
