@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -58,12 +58,12 @@ class _Watch:
 
     backoff: Backoff
     cancelled: bool = False
-    stop: trio.Event = field(default_factory=trio.Event)
+    stop: bool = False
     waiting: trio.CancelScope | None = None
     cause: Cause | None = None
 
     def stop_now(self) -> None:
-        self.stop.set()
+        self.stop = True
         if self.waiting is not None:
             self.waiting.cancel()
 
@@ -86,9 +86,12 @@ class RunnerMailbox(Mailbox):
         self.grace = math.inf
 
     def hear(self, payloads: Iterable[Payload]) -> None:
-        """What has just changed in the table, in its order, released payloads too. Does not wait."""
-        self.news.update((payload.key, payload) for payload in payloads)
-        self.wake()
+        """What has just changed in the table, in its order, released payloads too. Does not wait. Of what has
+        ended there is nothing to be done: that is heard with the next turn."""
+        for payload in payloads:
+            self.news[payload.key] = payload
+            if payload.status not in ENDED:
+                self.wake()
 
     def ring(self) -> None:
         """Something may have changed: read it."""
@@ -289,11 +292,11 @@ class Runner(Actor):
                 found = await self._adopt(payload)
                 if not isinstance(found, RunResult) or not found.refused:
                     return found
-                if not is_passing(error) or watch.stop.is_set():
+                if not is_passing(error) or watch.stop:
                     reason = f"{type(error).__name__}: {error}"
                     return replace(found, refused=reason, refused_by=Failure.NODE)
-            with trio.move_on_after(backoff.next()):
-                await watch.stop.wait()
+            with trio.move_on_after(backoff.next()) as watch.waiting:
+                await trio.sleep_forever()
 
     async def _adopt(self, payload: Payload) -> Running | RunResult:
         """Ask until there is an answer: that it could not be asked is no end."""
@@ -315,10 +318,10 @@ class Runner(Actor):
 
     async def _wait_briefly(self, payload: Payload, watch: _Watch, running: Running) -> Running | RunResult:
         """How a script has ended that was over at once; else it runs."""
-        if self._brief and not watch.stop.is_set():
+        if self._brief and not watch.stop:
             with trio.move_on_after(min(self._brief, _time_left(payload, running))) as watch.waiting:
                 try:
-                    return await running.wait()
+                    return await running.wait(briefly=True)
                 except Exception as error:
                     self._complain(payload, "watching it went wrong", error)
         return running
@@ -327,7 +330,7 @@ class Runner(Actor):
         """Wait for the end of a run, and stop it when there is a cause. A `Running` when its turn has come,
         and when the watching itself went wrong."""
         try:
-            if not watch.stop.is_set():
+            if not watch.stop:
                 # Most are never stopped: no task waits for that.
                 with trio.move_on_after(_time_left(payload, running)) as watch.waiting:
                     return await running.wait()

@@ -301,12 +301,16 @@ class _NodeLink:
     async def _begin(self, peer: Hello, older: object | None) -> None:
         if isinstance(older, _NodeLink):
             await older.end()
-        async with self._table.subscribe(peer.name) as (picture, mark, changes):
+
+        def is_news(payload: Payload) -> bool:
+            return is_told(payload, peer.name) and not is_answered(payload)
+
+        async with self._table.subscribe(peer.name, is_news) as (picture, mark, changes):
             await self._tell_picture(picture, mark)
             self._nursery.start_soon(self._beat)
             with self._context.small_results.wanted(min(peer.each, peer.window)):
                 while changed := await _receive(changes):
-                    if self._tell_changes([one for one in changed if is_told(one, peer.name)], peer):
+                    if self._tell_changes(changed, peer):
                         await self._link.drained(Lane.ORDERS)
             await self._leave()
 
@@ -321,7 +325,7 @@ class _NodeLink:
 
     def _tell_changes(self, changed: Sequence[Payload], peer: Hello) -> bool:
         """Whether some of it goes with the orders; ends wait for room on their own."""
-        told = {payload.key: payload for payload in changed if not is_answered(payload)}
+        told = {payload.key: payload for payload in changed}
         ended = [payload for payload in told.values() if self._is_to_be_pushed(payload, peer)]
         for payload in ended:
             del told[payload.key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
@@ -16,13 +16,21 @@ SUBSCRIBER_BUFFER: Final = 4096
 """Changes that a subscriber may be behind before it is cut off."""
 
 
+Wanted: TypeAlias = Callable[[Payload], bool]
+
+
+class _Subscriber(NamedTuple):
+    owner: str | None
+    """Whose payloads it follows; None: all."""
+    wanted: Wanted | None
+
+
 class Subscriptions:
     """Nothing here waits: a subscriber that is too slow finds its channel closed."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Sequence[Row]], None]] = []
-        self._subscribers: dict[trio.MemorySendChannel[Payload], str | None] = {}
-        """With whose payloads they follow, None: all."""
+        self._subscribers: dict[trio.MemorySendChannel[Payload], _Subscriber] = {}
         self._next: dict[str, trio.Event] = {}
         self.farewell: Leaving | None = None
         """What subscribers are told last, once the node stops."""
@@ -38,13 +46,15 @@ class Subscriptions:
     @property
     def owners(self) -> set[str]:
         """The orchestrators that follow what becomes of their payloads here."""
-        return {owner for owner in self._subscribers.values() if owner is not None}
+        return {one.owner for one in self._subscribers.values() if one.owner is not None}
 
     @contextmanager
-    def subscribe(self, owner: str | None) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
-        """Every change from now on, of whatever owner."""
+    def subscribe(
+        self, owner: str | None, wanted: Wanted | None = None
+    ) -> Iterator[trio.MemoryReceiveChannel[Payload]]:
+        """Every change from now on, of whatever owner, that is `wanted`; None: all."""
         send, receive = trio.open_memory_channel[Payload](SUBSCRIBER_BUFFER)
-        self._subscribers[send] = owner
+        self._subscribers[send] = _Subscriber(owner, wanted)
         try:
             with receive:
                 yield receive
@@ -62,7 +72,9 @@ class Subscriptions:
             if (waited_for := self._next.pop(row.payload.key, None)) is not None:
                 waited_for.set()
             # Of what is released nobody outside wants to hear.
-            for send in () if row.released else tuple(self._subscribers):
+            for send, one in () if row.released else tuple(self._subscribers.items()):
+                if one.wanted is not None and not one.wanted(row.payload):
+                    continue
                 try:
                     send.send_nowait(row.payload)
                 except (trio.WouldBlock, trio.BrokenResourceError):

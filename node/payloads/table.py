@@ -30,7 +30,7 @@ from node.payloads.operations import Acceptance, Arrival, PayloadBatch
 from node.payloads.records import CANCEL, RELEASE, Records
 from node.payloads.recovery import Recovery, recover
 from node.payloads.rows import Row, Rows, Tombstones
-from node.payloads.subscriptions import Subscriptions
+from node.payloads.subscriptions import Subscriptions, Wanted
 from node.runs.progress_file import ProgressTail
 
 log: Final = logging.getLogger("node.jobs")
@@ -183,11 +183,11 @@ class PayloadTable:
 
     @asynccontextmanager
     async def subscribe(
-        self, owner: str | None
+        self, owner: str | None, wanted: Wanted | None = None
     ) -> AsyncIterator[tuple[Sequence[Payload], StreamPosition, trio.MemoryReceiveChannel[Payload]]]:
         """The picture (of one owner's payloads, or of all), its mark, and every change after it, of whatever
-        owner. A reader that is too many changes behind finds its channel closed."""
-        with self.subscriptions.subscribe(owner) as changes:
+        owner, that is `wanted`. A reader that is too many changes behind finds its channel closed."""
+        with self.subscriptions.subscribe(owner, wanted) as changes:
             picture = self._list(lambda row: not row.released)
             yield [payload for payload in picture if is_told(payload, owner)], self.mark, changes
 

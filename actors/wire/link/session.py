@@ -245,20 +245,30 @@ class Session:
     def has_frames(self) -> bool:
         return any(self._out.values())
 
+    def take_some(self, size: int) -> list[bytes]:
+        """The next frames, until they are so many bytes, or all. Whoever takes them gives them to the socket
+        next: what they belong to counts as sent."""
+        frames: list[bytes] = []
+        while size > 0 and (frame := self.take()) is not None:
+            frames.append(frame)
+            size -= len(frame)
+        return frames
+
     def take(self) -> bytes | None:
-        """The next frame. Whoever takes it gives it to the socket next: what it belongs to counts as sent."""
+        """The next frame, as `take_some` does."""
         lane = self._next_lane()
         if lane is None:
             return None
-        first = self._out[lane][0]
+        queue = self._out[lane]
+        first = queue[0]
         if first.question is not None:
             first.question.sent = True
-        piece = first.data[first.at : first.at + MAX_FRAME - 1]
-        first.at += len(piece)
-        last = first.at == len(first.data)
-        if last:
-            self._out[lane].popleft()
-        return bytes((lane | (_LAST if last else 0),)) + piece
+        at = first.at
+        first.at = at + MAX_FRAME - 1
+        if first.at < len(first.data):
+            return bytes((lane,)) + first.data[at : first.at]
+        queue.popleft()
+        return bytes((lane | _LAST,)) + first.data[at:]
 
     def _next_lane(self) -> Lane | None:
         if self._out[Lane.URGENT]:

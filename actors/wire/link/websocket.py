@@ -10,7 +10,6 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -54,6 +53,8 @@ class WebSocket:
         self._buffer.feed(came)
         self.words = bytearray()
         """What has to go out before anything else."""
+        self.unsent = b""
+        """What was given and the kernel has not taken yet."""
         self.wants_to_send: Callable[[], None] = lambda: None
         """Called when there are pings or pongs."""
         self.heard: Callable[[], None] = lambda: None
@@ -64,15 +65,31 @@ class WebSocket:
         self.words += encode(PING, b"", masked=self._asked)
         self.wants_to_send()
 
-    async def send(self, messages: list[bytes]) -> None:
-        """Raises LinkBroken. Messages are on their way in part if this is cancelled: nothing can be sent
-        after them."""
-        data = b"".join([encode(BINARY, message, masked=self._asked) for message in messages])
-        words, self.words = bytes(self.words), bytearray()
+    def give(self, messages: list[bytes]) -> bool:
+        """Send them, and all words before, as far as that needs no waiting; whether it is done. If not, there
+        is nothing to be given before `send_rest` has ended. Raises LinkBroken."""
+        pieces = [encode(BINARY, message, masked=self._asked) for message in messages]
+        if self.words:
+            pieces.insert(0, bytes(self.words))
+            self.words.clear()
+        self.unsent = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._socket is not None:
+            try:
+                self.unsent = self.unsent[os.write(self._socket.fileno(), self.unsent) :]
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise LinkBroken(f"the connection broke: {error}") from error
+        return not self.unsent
+
+    async def send_rest(self) -> None:
+        """Raises LinkBroken. What was given is on its way in part if this is cancelled: nothing can be sent
+        after it."""
         try:
-            await self._send_all(words + data)
+            await self._stream.send_all(self.unsent)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise LinkBroken(f"the connection broke: {error.__cause__ or error}") from error
+        self.unsent = b""
 
     async def receive(self) -> bytes:
         """The next message. Raises LinkBroken."""
@@ -93,22 +110,16 @@ class WebSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise LinkBroken(f"the connection broke: {error.__cause__ or error}") from error
 
-    async def _send_all(self, data: bytes) -> None:
-        sent = 0
-        if self._socket is not None:
-            with suppress(BlockingIOError):
-                sent = os.write(self._socket.fileno(), data)
-        if sent < len(data):
-            await self._stream.send_all(memoryview(data)[sent:])
-
     async def _receive_some(self) -> bytes | bytearray:
         if self._socket is None:
             return await self._stream.receive_some(_RECEIVE)
         while True:
             # Whoever sends without end leaves others their turn.
             await trio.lowlevel.wait_readable(self._socket)
-            with suppress(BlockingIOError):
+            try:
                 return os.read(self._socket.fileno(), _RECEIVE)
+            except BlockingIOError:
+                continue
 
     def _take_word(self, code: int, payload: bytes) -> None:
         if code == PING:

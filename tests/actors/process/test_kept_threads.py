@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import threading
 from functools import partial
 from queue import SimpleQueue
@@ -153,3 +155,68 @@ async def test_the_threads_end_when_nobody_has_them_any_more() -> None:
     for thread in mine:
         await trio.to_thread.run_sync(partial(thread.join, 30))
         assert not thread.is_alive()
+
+
+def _count_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_more_calls_than_threads_take_no_more_descriptors_and_all_are_closed() -> None:
+    gc.collect()
+    before = _count_descriptors()
+    threads, gate, answers = KeptThreads("some", 2), SimpleQueue[int](), list[int]()
+
+    async def call(threads: KeptThreads) -> None:
+        answers.append(await threads.run(gate.get))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(call, threads)
+        await trio.testing.wait_all_tasks_blocked()
+        assert _count_descriptors() == before + 2
+        for number in range(10):
+            gate.put(number)
+    assert sorted(answers) == [*range(10)] and threads.under_way == 0
+    assert await threads.run(int) == 0
+    assert _count_descriptors() == before + 2
+    del threads, nursery
+    gc.collect()
+    assert _count_descriptors() == before
+
+
+async def test_without_descriptors_calls_have_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "eventfd", refuse)
+    threads, gate, done = KeptThreads("one", 1), SimpleQueue[None](), list[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(threads.run, gate.get)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_when_all_wait, scope)
+            await threads.run(done.append, "never")
+        assert scope.cancelled_caught
+        nursery.cancel_scope.cancel()
+        gate.put(None)
+    await threads.run(done.append, "the next")
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(divmod, 1, 0)
+    assert done == ["the next"] and threads.under_way == 0
+
+
+async def test_what_was_taken_back_wakes_no_later_call() -> None:
+    threads, gate, done = KeptThreads("some", 2), SimpleQueue[None](), list[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(threads.run, gate.get)
+        nursery.start_soon(threads.run, gate.get)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_when_all_wait, scope)
+            await threads.run(done.append, "never")
+        assert scope.cancelled_caught
+        gate.put(None)
+        gate.put(None)
+    for number in range(20):
+        await threads.run(done.append, str(number))
+        assert done[-1] == str(number)
