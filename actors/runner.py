@@ -88,10 +88,12 @@ class RunnerMailbox(Mailbox):
     def hear(self, payloads: Iterable[Payload]) -> None:
         """What has just changed in the table, in its order, released payloads too. Does not wait. Of what has
         ended there is nothing to be done: that is heard with the next turn."""
-        for payload in payloads:
-            self.news[payload.key] = payload
+        heard = {payload.key: payload for payload in payloads}
+        self.news.update(heard)
+        for payload in heard.values():
             if payload.status not in ENDED:
                 self.wake()
+                break
 
     def ring(self) -> None:
         """Something may have changed: read it."""

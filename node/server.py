@@ -169,7 +169,7 @@ async def _serve(
             keep_tombstones=settings.keep_tombstones,
             every=min(60.0, max(1.0, settings.max_age)),
         )
-        table.subscriptions.add_listener(lambda rows: runner.hear(row.payload for row in rows))
+        table.subscriptions.add_listener(lambda rows: runner.hear([row.payload for row in rows]))
         table.subscriptions.add_listener(cleaning.hear)
         table.subscriptions.add_listener(writing.hear)
         workspace.freed = cleaning.ring
@@ -323,7 +323,6 @@ class _Leaving:
         self._said = trio.Event()
         self._back = False
         self.closing = trio.Event()
-        table.subscriptions.add_listener(lambda rows: self._changed.set())
 
     async def leave(self, hurry: trio.Event) -> None:
         """Wait for what is here for as long as is wanted, end it if it is to end, and say on every stream of
@@ -358,6 +357,7 @@ class _Leaving:
 
     async def _drain(self, hurry: trio.Event) -> None:
         log.info("told to stop: no new jobs, %g s for those that are here", self._settings.drain)
+        self._table.subscriptions.add_listener(lambda rows: self._changed.set())
         with trio.move_on_after(self._settings.drain):
             async with trio.open_nursery() as waiting:
 

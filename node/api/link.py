@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -108,6 +108,8 @@ class _NodeLink:
         """Set while nothing is to be pushed."""
         self._pushed_all.set()
         self._reading = KeptThreads("results", 1)
+        self._orders, self._orders_that_wait = trio.open_memory_channel[Message](0)
+        """To tasks that have carried out an order, and have none."""
 
     async def run(self) -> None:
         try:
@@ -152,10 +154,8 @@ class _NodeLink:
                 self._link.end(f"the orchestrator says: {str(message.body.get('why'))[:500]}")
             case _ if not self._stands:
                 raise Garbled(f"{message.kind!r} before the link stands")
-            case "submit":
-                self._order(message, self._submit)
-            case "lookup" | "cancel" | "release":
-                self._order(message, self._keyed)
+            case "submit" | "lookup" | "cancel" | "release":
+                self._order(message)
             case _ if message.asks:
                 self._answer(message, {"error": f"{message.kind!r} is not known here"})
 
@@ -249,21 +249,31 @@ class _NodeLink:
 
     # ------------------------------------------------------------------ orders
 
-    def _order(self, message: Message, do: Callable[[Message], Awaitable[Mapping[str, Any]]]) -> None:
-        async def act() -> None:
-            speaking.set(self._peer.name if self._secret else None)
-            try:
-                body = await do(message)
-            except (WireError, OSError) as error:
-                malformed = isinstance(error, BadRequest)
-                body = {"error": str(error) or repr(error), "malformed": malformed}
-            except Exception as error:
-                if not is_passing(error):
-                    log.error("%s by the link went wrong", message.kind, exc_info=error)
-                body = {"error": f"internal error: {error!r}"}
-            self._answer(message, body)
+    def _order(self, message: Message) -> None:
+        try:
+            self._orders.send_nowait(message)
+        except trio.WouldBlock:
+            # All who have carried out orders before are at it.
+            self._nursery.start_soon(self._carry_out_orders, message)
 
-        self._nursery.start_soon(act)
+    async def _carry_out_orders(self, message: Message) -> None:
+        """This one, and one after the other of those that come when there is nothing else to do."""
+        speaking.set(self._peer.name if self._secret else None)
+        while True:
+            await self._carry_out(message)
+            message = await self._orders_that_wait.receive()
+
+    async def _carry_out(self, message: Message) -> None:
+        try:
+            body = await (self._submit(message) if message.kind == "submit" else self._keyed(message))
+        except (WireError, OSError) as error:
+            malformed = isinstance(error, BadRequest)
+            body = {"error": str(error) or repr(error), "malformed": malformed}
+        except Exception as error:
+            if not is_passing(error):
+                log.error("%s by the link went wrong", message.kind, exc_info=error)
+            body = {"error": f"internal error: {error!r}"}
+        self._answer(message, body)
 
     def _answer(self, message: Message, body: Mapping[str, Any]) -> None:
         if message.kind == "release" and self._table.count_held().get(self._peer.name):

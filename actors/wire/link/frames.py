@@ -57,6 +57,8 @@ class FrameBuffer:
         self._most = most
         self._data = bytearray()
         self._at = 0
+        self.left = 0
+        """Bytes that were not read."""
         self._message: bytearray | None = None
 
     def feed(self, data: bytes | bytearray) -> None:
@@ -64,6 +66,7 @@ class FrameBuffer:
             del self._data[: self._at]
             self._at = 0
         self._data += data
+        self.left += len(data)
 
     def next(self) -> tuple[int, bytes] | None:
         """The next whole message, as BINARY, or PING, PONG or CLOSE with what they carry; None if more has to
@@ -89,7 +92,7 @@ class FrameBuffer:
 
     def _next_frame(self) -> tuple[int, bytes] | None:
         data, at = self._data, self._at
-        there = len(data)
+        there = at + self.left
         if there < at + 2:
             return None
         first, second = data[at], data[at + 1]
@@ -107,7 +110,7 @@ class FrameBuffer:
         end = begin + size
         if there < end:
             return None
-        self._at = end
+        self._at, self.left = end, there - end
         payload = bytes(memoryview(data)[begin:end])
         return first, _xor(payload, bytes(data[begin - 4 : begin])) if self._masked else payload
 

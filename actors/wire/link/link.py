@@ -139,10 +139,11 @@ class Link:
     def _send_now(self) -> bool:
         """Send what the socket takes without waiting; whether that was all."""
         try:
-            while self._socket.unsent or self._socket.words or self.session.has_frames:
+            while self._socket.unsent or self._socket.words or self.session.waiting:
                 if self._socket.unsent or not self._socket.give(self.session.take_some(MAX_FRAME)):
                     return False
-                self._note_sent()
+                if self._moved is not None:
+                    self._note_sent()
         except LinkBroken as error:
             self.end(error.detail)
         return True

@@ -45,6 +45,7 @@ AGREEING: Final = frozenset({"offer", "proof", "closed"})
 no link."""
 
 _to_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_from_json: Final = json.JSONDecoder().decode
 _NUMBERS: Final = frozenset({"version", "oldest", "number", "each", "window"})
 
 
@@ -112,8 +113,10 @@ class Message:
     def encode(self) -> bytes:
         """Raises ValueError for what JSON does not hold."""
         head = {"kind": self.kind, **self.body}
-        head |= {"asks": self.asks} if self.asks else {}
-        head |= {"answers": self.answers} if self.answers else {}
+        if self.asks:
+            head["asks"] = self.asks
+        if self.answers:
+            head["answers"] = self.answers
         data = _to_json(head).encode()
         return b"".join((len(data).to_bytes(4, "big"), data, self.blob))
 
@@ -122,13 +125,13 @@ def decode(data: bytes) -> Message:
     """Raises Garbled."""
     end = 4 + int.from_bytes(data[:4], "big")
     try:
-        head = json.loads(str(data[4:end], "utf-8")) if end <= len(data) else None
+        head = _from_json(str(data[4:end], "utf-8")) if end <= len(data) else None
     except (ValueError, RecursionError):
         head = None
-    if not isinstance(head, dict):
+    if type(head) is not dict:
         raise Garbled("a message of the link without a head")
     kind, asks, answers = head.pop("kind", None), head.pop("asks", 0), head.pop("answers", 0)
-    if not isinstance(kind, str) or type(asks) is not int or type(answers) is not int:
+    if type(kind) is not str or type(asks) is not int or type(answers) is not int:
         raise Garbled("a message of the link without a kind")
     return Message(kind, head, data[end:], asks, answers)
 
@@ -163,6 +166,8 @@ class Session:
         self._hello = hello
         self._most = most
         self._out: dict[Lane, deque[_Outgoing]] = {lane: deque() for lane in Lane}
+        self.waiting = 0
+        """Messages that are not wholly taken."""
         self._turn = Lane.ORDERS
         self._partial: dict[Lane, bytearray] = {lane: bytearray() for lane in Lane}
         self._questions: dict[int, Question] = {}
@@ -232,24 +237,22 @@ class Session:
         if not question.sent:
             for lane in Lane:
                 self._out[lane] = deque(one for one in self._out[lane] if one.question is not question)
+            self.waiting = sum(map(len, self._out.values()))
 
     def _put(self, message: Message, lane: Lane, question: Question | None) -> None:
         if not self._closed:
             self._out[lane].append(_Outgoing(message.encode(), question))
+            self.waiting += 1
 
     def queued(self, lane: Lane) -> int:
         """Messages of a lane that are not wholly taken."""
         return len(self._out[lane])
 
-    @property
-    def has_frames(self) -> bool:
-        return any(self._out.values())
-
     def take_some(self, size: int) -> list[bytes]:
         """The next frames, until they are so many bytes, or all. Whoever takes them gives them to the socket
         next: what they belong to counts as sent."""
         frames: list[bytes] = []
-        while size > 0 and (frame := self.take()) is not None:
+        while self.waiting and size > 0 and (frame := self.take()) is not None:
             frames.append(frame)
             size -= len(frame)
         return frames
@@ -268,6 +271,7 @@ class Session:
         if first.at < len(first.data):
             return bytes((lane,)) + first.data[at : first.at]
         queue.popleft()
+        self.waiting -= 1
         return bytes((lane | _LAST,)) + first.data[at:]
 
     def _next_lane(self) -> Lane | None:
@@ -285,19 +289,21 @@ class Session:
     def receive(self, frame: bytes) -> Message | None:
         """Take one frame in: the message that it completes, if it has to be heard. Raises Garbled for what
         may not be said; nothing is to be received after that."""
-        if not 0 < len(frame) <= MAX_FRAME:
-            raise Garbled(f"a frame of {len(frame)} bytes")
-        lane = _LANES.get(frame[0] & ~_LAST)
+        size = len(frame)
+        if not 0 < size <= MAX_FRAME:
+            raise Garbled(f"a frame of {size} bytes")
+        first = frame[0]
+        lane = _LANES.get(first & ~_LAST)
         if lane is None:
-            raise Garbled(f"a frame of no lane ({frame[0] & ~_LAST})")
+            raise Garbled(f"a frame of no lane ({first & ~_LAST})")
         partial = self._partial[lane]
         most = self._most[lane] if self.admitted else UNPROVED
-        if len(partial) + len(frame) - 1 > most:
+        if len(partial) + size - 1 > most:
             raise Garbled(f"a message of more than {most} bytes")
-        if not partial and frame[0] & _LAST:
+        if not partial and first & _LAST:
             return self._hear(decode(frame[1:]))
         partial += memoryview(frame)[1:]
-        if not frame[0] & _LAST:
+        if not first & _LAST:
             return None
         self._partial[lane] = bytearray()
         return self._hear(decode(bytes(partial)))
@@ -338,6 +344,7 @@ class Session:
         self._closed = True
         for queue in self._out.values():
             queue.clear()
+        self.waiting = 0
         questions, self._questions = self._questions, {}
         for question in questions.values():
             question.over()

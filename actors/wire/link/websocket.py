@@ -95,7 +95,7 @@ class WebSocket:
         """The next message. Raises LinkBroken."""
         try:
             while True:
-                while (came := self._buffer.next()) is not None:
+                while self._buffer.left and (came := self._buffer.next()) is not None:
                     code, payload = came
                     if code == BINARY:
                         return payload

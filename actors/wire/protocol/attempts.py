@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from actors.domain.failure import Failure
 from actors.domain.ids import is_node_name
@@ -25,13 +25,19 @@ PROTOCOL = 1
 """The number in `/v1/info` that says a peer speaks this page."""
 
 
+_STATUSES: Final[Mapping[str, Status]] = {one.value: one for one in Status}
+_FAILURES: Final[Mapping[str, Failure]] = {one.value: one for one in Failure}
+_WHOLE: Final = 1 << 63
+"""What any number is less than."""
+
+
 class Garbled(WireError):
     """What a peer sent is not the form that was expected; the message names the field."""
 
 
 def end_to_json(end: End) -> dict[str, Any]:
     return {
-        "status": end.status.value,
+        "status": end.status,
         "message": end.message,
         "exit_code": end.exit_code,
         "signal": end.signal,
@@ -41,7 +47,7 @@ def end_to_json(end: End) -> dict[str, Any]:
         "cpu_seconds": end.cpu_seconds,
         "peak_bytes": end.peak_bytes,
         "size": end.size,
-        "failure": None if end.failure is None else end.failure.value,
+        "failure": end.failure,
     }
 
 
@@ -69,13 +75,13 @@ def _failure(value: Any) -> Failure | None:
     if value is None:
         return None
     # A newer node may have more words for it.
-    return next((one for one in Failure if one.value == value), None)
+    return _FAILURES.get(value) if isinstance(value, str) else None
 
 
 def view_to_json(view: PayloadView) -> dict[str, Any]:
     return {
         "key": view.key,
-        "status": view.status.value,
+        "status": view.status,
         "lost": view.lost,
         "end": None if view.end is None else end_to_json(view.end),
         "progress": None if view.progress is None else progress_to_json(view.progress),
@@ -181,21 +187,21 @@ def items(data: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def _mapping(data: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(data, dict):
+    if type(data) is not dict:
         raise Garbled(f"{what}: an object was expected")
     return data
 
 
 def _status(value: Any, what: str) -> Status:
-    try:
-        return Status(value)
-    except ValueError:
-        raise Garbled(f"{what}: unknown status {value!r}") from None
+    status = _STATUSES.get(value) if isinstance(value, str) else None
+    if status is None:
+        raise Garbled(f"{what}: unknown status {value!r}")
+    return status
 
 
 def _text(form: Mapping[str, Any], name: str) -> str:
     value = form.get(name)
-    if not isinstance(value, str):
+    if type(value) is not str:
         raise Garbled(f"{name}: text was expected")
     return value
 
@@ -204,7 +210,7 @@ def _whole(form: Mapping[str, Any], name: str) -> int | None:
     value = form.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
+    if type(value) is not int or not -_WHOLE < value < _WHOLE:
         raise Garbled(f"{name}: a whole number was expected")
     return value
 
@@ -213,9 +219,12 @@ def _real(form: Mapping[str, Any], name: str) -> float | None:
     value = form.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Garbled(f"{name}: a number was expected")
-    return float(value)
+    try:
+        if (type(value) is float or type(value) is int) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number that is larger than any real one
+        pass
+    raise Garbled(f"{name}: a number was expected")
 
 
 def _time_out(at: float | None) -> str | None:

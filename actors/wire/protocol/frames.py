@@ -66,7 +66,7 @@ class FrameReader:
         return self
 
     async def __anext__(self) -> tuple[bytes, bytes]:
-        if not await self._have(_HEAD.size):
+        if len(self._buffer) < _HEAD.size and not await self._have(_HEAD.size):
             if self._buffer or self._begun:
                 raise CutOff("the stream of results ended in the middle")
             raise StopAsyncIteration
@@ -77,7 +77,7 @@ class FrameReader:
         if length > limit:
             raise BadRequest(f"the stream of results holds a frame {kind!r} of {length} bytes")
         end = _HEAD.size + length
-        if not await self._have(end):
+        if len(self._buffer) < end and not await self._have(end):
             raise CutOff("the stream of results ended in the middle")
         with memoryview(self._buffer) as view:
             data = bytes(view[_HEAD.size : end])

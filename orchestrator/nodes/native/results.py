@@ -40,6 +40,8 @@ UNTOLD: Final = 1 << 30
 
 log = logging.getLogger(__name__)
 
+_from_json: Final = json.JSONDecoder().decode
+
 
 async def receive(
     body: AsyncIterable[bytes],
@@ -278,7 +280,7 @@ def _record_refusal(data: bytes, wanted: Mapping[str, Dispatch], answers: dict[s
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
-        record = json.loads(data)
+        record = _from_json(str(data, "utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
