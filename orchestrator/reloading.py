@@ -49,6 +49,9 @@ class CurrentServices(Mapping[str, ServiceLimits]):
     def __getitem__(self, name: str) -> ServiceLimits:
         return self.now[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.now
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.now)
 

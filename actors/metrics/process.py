@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, cast
 
 import trio
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from actors.kernel.actor import Mailbox
 from actors.kernel.supervisor import Supervisor
+from actors.metrics.tallies import Count, Counters, Labels, Spread, Spreads
 
 # When a series was begun, beside each of them: nobody asks, and it doubles what is written.
 cast(Callable[[], None], disable_created_metrics)()
-
-Labels = tuple[str, ...]
 
 LAG_EVERY: Final = 1.0
 """Seconds between two looks at how late the loop is."""
@@ -35,48 +34,51 @@ class ProcessMetrics:
         self.side: Final = side
         self.registry: Final = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._seconds = Histogram(
+        self._seconds = Spreads(
+            self.registry,
             f"{side}_http_request_seconds",
             "Time until an answer began, by route and status; its count is that of the requests.",
-            ("method", "route", "status"),
-            buckets=(0.001, 0.01, 0.1, 1.0, 10.0),
-            registry=self.registry,
+            (0.001, 0.01, 0.1, 1.0, 10.0),
+            *("method", "route", "status"),
         )
-        self._answered = Counter(
+        self._answered = Counters(
+            self.registry,
             f"{side}_http_answer_bytes",
             "Bytes of the bodies of answers whose length was told.",
-            ("route",),
-            registry=self.registry,
+            "route",
         )
-        self._lag = Histogram(
+        self._lag = Spreads(
+            self.registry,
             f"{side}_loop_lag_seconds",
             "By how much the event loop was late, each second.",
-            buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2.0),
-            registry=self.registry,
-        )
-        self._requests: dict[tuple[str, str | None, int], Histogram] = {}
-        self._lengths: dict[str | None, Counter] = {}
+            (0.001, 0.005, 0.02, 0.1, 0.5, 2.0),
+        ).of()
+        self._requests: dict[tuple[str, str | None, int], Spread] = {}
+        self._lengths: dict[str | None, Count] = {}
 
     def note_request(
         self, method: str, rule: str | None, status: int, seconds: float, length: int | None
     ) -> None:
         """An answer. `rule` is the route's, None where there is none; `length` is its body's, if known."""
-        key = (method if method in _METHODS else "other", rule, status)
-        if (histogram := self._requests.get(key)) is None:
-            histogram = self._seconds.labels(key[0], rule or "none", str(status))
-            self._requests[key] = histogram
-        histogram.observe(seconds)
+        spread = self._requests.get((method, rule, status))
+        if spread is None:
+            told = method if method in _METHODS else "other"
+            spread = self._seconds.of(told, rule or "none", str(status))
+            if told == method:  # there may be any number of others
+                self._requests[method, rule, status] = spread
+        spread.add(seconds)
         if length:
-            if (counter := self._lengths.get(rule)) is None:
-                counter = self._lengths[rule] = self._answered.labels(rule or "none")
-            counter.inc(length)
+            count = self._lengths.get(rule)
+            if count is None:
+                count = self._lengths[rule] = self._answered.of(rule or "none")
+            count.value += length
 
     async def watch_loop(self) -> None:
         """Measure how late the loop is, until cancelled."""
         while True:
             due = trio.current_time() + LAG_EVERY
             await trio.sleep_until(due)
-            self._lag.observe(max(0.0, trio.current_time() - due))
+            self._lag.add(max(0.0, trio.current_time() - due))
 
     def watch_actors(self, mailboxes: Iterable[Mailbox], supervisor: Supervisor) -> None:
         """Tell of these from here on."""

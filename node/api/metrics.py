@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import Counter, Histogram, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -16,6 +16,7 @@ from quart import Blueprint, Response
 
 from actors.domain.status import ENDED
 from actors.metrics.process import ProcessMetrics, gauge
+from actors.metrics.tallies import Counters, Spreads
 from node.access.gate import METRICS
 from node.host.load import LoadSampler
 from node.payloads.rows import Row
@@ -27,18 +28,14 @@ class NodeMetrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__("node")
-        self._ended = Counter(
-            "node_jobs_ended", "Jobs that ended here, by how.", ("status",), registry=self.registry
-        )
-        self._ran = Histogram(
+        self._ended = Counters(self.registry, "node_jobs_ended", "Jobs that ended here, by how.", "status")
+        self._ran = Spreads(
+            self.registry,
             "node_job_run_seconds",
             "Wall time of jobs that ended here.",
-            buckets=(0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 4 * 3600.0, 24 * 3600.0),
-            registry=self.registry,
-        )
-        self._cpu = Counter(
-            "node_job_cpu_seconds", "CPU time of jobs that ended here.", registry=self.registry
-        )
+            (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 4 * 3600.0, 24 * 3600.0),
+        ).of()
+        self._cpu = Counters(self.registry, "node_job_cpu_seconds", "CPU time of jobs that ended here.").of()
         self._unended: set[str] = set()
 
     def watch(self, table: PayloadTable, load: LoadSampler) -> None:
@@ -53,10 +50,10 @@ class NodeMetrics(ProcessMetrics):
                 self._unended.add(payload.key)
             elif payload.key in self._unended:
                 self._unended.remove(payload.key)
-                self._ended.labels(payload.status.value).inc()
+                self._ended.of(payload.status).value += 1
                 if payload.end is not None and payload.end.wall_seconds is not None:
-                    self._ran.observe(payload.end.wall_seconds)
-                    self._cpu.inc(payload.end.cpu_seconds or 0.0)
+                    self._ran.add(payload.end.wall_seconds)
+                    self._cpu.value += payload.end.cpu_seconds or 0.0
 
 
 class _Now(Collector):

@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector
 from actors.domain.job import Job
 from actors.domain.status import QUOTA
 from actors.kernel.actor import NoAnswer
-from actors.metrics.process import Labels, counter, gauge
+from actors.metrics.process import counter, gauge
+from actors.metrics.tallies import Labels
 from orchestrator.api.context import ApiContext
 
 
