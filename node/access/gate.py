@@ -40,7 +40,7 @@ class Gate:
         elif rule == METRICS:
             self._admit_scrape(head)
         elif rule.startswith("/v1/"):
-            claim = head.header(PROOF_HEADER)
+            claim = head.header(PROOF_HEADER.lower())
             if claim is None and rule == INFO:
                 return
             owner = self.door.admit(claim, head.method, path, query)
@@ -51,7 +51,7 @@ class Gate:
     def _admit_scrape(self, head: Head) -> None:
         if self.scrapes is None:
             raise Refusal(403, "no_metrics", _NO_METRICS)
-        scheme, _, shown = (head.header("Authorization") or "").partition(" ")
+        scheme, _, shown = (head.header("authorization") or "").partition(" ")
         right = hmac.compare_digest(shown.strip().encode("utf-8", "replace"), self.scrapes.encode())
         if scheme.lower() != "bearer" or not right:
             challenge = {"WWW-Authenticate": "Bearer"}

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
-from secrets import token_hex
+from os import urandom
 from typing import Final
 
 from actors.process.log_lines import request_id
@@ -75,15 +75,15 @@ class SignOn:
         was told; "" where that is not known."""
         if head.peer is None:
             return ""
-        if self.trusts(head):
-            told = (head.header("X-Forwarded-For") or "").rpartition(",")[2].strip()
+        if self.proxies and self.trusts(head):
+            told = (head.header("x-forwarded-for") or "").rpartition(",")[2].strip()
             with suppress(ValueError):
                 return str(ip_address(told))
         return head.peer[0]
 
     def read(self, head: Head) -> Principal | None:
         """Who asks, if a proxy of ours says so. Raises Refusal for a name that says nothing to us."""
-        name = head.header(self.header) if self.header else None
+        name = head.header(self.header.lower()) if self.header else None
         if not name or not self.trusts(head):
             return None
         if name in self.operators:
@@ -127,13 +127,15 @@ class Gate:
         address = self.sign_on.address_of(head)
         asked_from.set(address)
         still_holds.set(None)
-        told = head.header("X-Request-Id") or ""
-        request_id.set(told if _REQUEST_ID.fullmatch(told) else token_hex(8))
-        in_log.set((head.path, ""))
+        told = head.header("x-request-id")
+        if told is None or not _REQUEST_ID.fullmatch(told):
+            told = urandom(8).hex()
+        request_id.set(told)
+        name = ""
         try:
             admitted = await self._admit(head)
             asking.set(admitted)
-            in_log.set((head.path, admitted.name))
+            name = admitted.name
         except Refusal as refusal:
             # Whether anybody is logged in is asked by each page that is opened.
             opened = refusal.code == "no_token" and head.rule == "/v1/session"
@@ -142,10 +144,12 @@ class Gate:
                 who = refusal.who if isinstance(refusal, WrongRole) else None
                 self.refusals.note(address, refusal.code, f"{head.method} {head.path}", who)
             raise
+        finally:
+            in_log.set((head.path, name))
 
     async def _admit(self, head: Head) -> Principal:
         access = access_to(head.method, head.rule)
-        token = read_bearer(head.header("Authorization"))
+        token = read_bearer(head.header("authorization"))
         link = self.links.read(head) if self.links is not None and token is None else None
         if token is None and link is None:
             # A page in a browser cannot add this header for another site: with it nothing else is asked.
@@ -162,7 +166,7 @@ class Gate:
             if access.contract and self.contract_open(head):
                 return CONTRACT
             self._limit_address(head)
-            if head.rule == "/swagger" and "text/html" in (head.header("Accept") or ""):
+            if head.rule == "/swagger" and "text/html" in (head.header("accept") or ""):
                 # A browser: it is led to where one logs in, as `/` leads it. Relative, for a path before it.
                 headers = {"Location": "dashboard", "Vary": "Accept"}
                 raise Refusal(303, "no_token", "log in first", headers=headers)
@@ -195,18 +199,19 @@ class Gate:
             return record.principal
         if self.nodes is not None and (node := self.nodes.read(head)) is not None:
             return node
-        if (person := self.sign_on.read(head)) is not None:
+        if self.sign_on.header and (person := self.sign_on.read(head)) is not None:
             return person
-        session = self.sessions.find(head.header("Cookie"))
+        session = self.sessions.find(head.header("cookie"))
         if session is not None:
             # Logging in anew orders nothing in the name of who is logged in.
             is_order = head.method not in READS and (head.method, head.rule) != ("POST", "/v1/session")
-            if is_order and not session.allows_order(head.header(HEADER)):
+            if is_order and not session.allows_order(head.header(HEADER.lower())):
                 raise Refusal(403, "no_session_token", _NO_SESSION_TOKEN)
             still_holds.set(partial(self.sessions.holds, session.record))
             return session.principal
         # A proxy asks for others, and is none of them itself.
-        return LOCAL if self.is_local(head) and not self.sign_on.trusts(head) else None
+        asks_for_others = self.sign_on.proxies and self.sign_on.trusts(head)
+        return LOCAL if not asks_for_others and self.is_local(head) else None
 
 
 def _take(rate: Rate, who: str) -> int:
@@ -228,7 +233,9 @@ def _too_many(limit: str, what: str, wait: int) -> Refusal:
 def read_bearer(header: str | None) -> str | None:
     """The token in an Authorization header; None where there is none. Other schemes are none: proxies pass on
     what they have asked for themselves."""
-    scheme, _, token = (header or "").strip().partition(" ")
+    if header is None:
+        return None
+    scheme, _, token = header.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 

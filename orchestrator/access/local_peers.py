@@ -48,9 +48,9 @@ def is_local(head: Head, uid: int = os.getuid()) -> bool:  # it does not change
     """Whether a program of this machine asks that runs as `uid`."""
     if head.peer is None or head.host is None or not _PROXIED.isdisjoint(head.names):
         return False
-    named = head.header("Host")
-    ends = head.peer[0], head.host[0], "" if named is None else host_of(named)
-    if not all(map(is_loopback, ends)):
+    named = head.header("host")
+    host = "" if named is None else host_of(named)
+    if not (is_loopback(head.peer[0]) and is_loopback(head.host[0]) and is_loopback(host)):
         return False
     # The kernel names the one who opened it, who stays the same over all requests of a connection.
     owner = head.found_out.get("uid")

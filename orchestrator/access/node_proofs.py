@@ -47,7 +47,10 @@ class NodeProofs:
     def read(self, head: Head) -> Principal | None:
         """Which node asks, if it says so; None for whoever else. Raises Refusal (401)."""
         proved_body.set(None)
-        scheme, _, said = (head.header("Authorization") or "").strip().partition(" ")
+        told = head.header("authorization")
+        if told is None:
+            return None
+        scheme, _, said = told.strip().partition(" ")
         if scheme.lower() != "node":
             return None
         parts = said.split(":")

@@ -98,6 +98,8 @@ class Sessions:
 
     def find(self, cookies: str | None) -> Session | None:
         """The session of a request with these cookies."""
+        if cookies is None:
+            return None
         for secret in _values(cookies, self.cookie):
             record = self._records.get(hash_of(secret))
             token = None if record is None else self._token_of(record)
@@ -150,9 +152,9 @@ def _order_token(secret: str) -> str:
     return hmac.new(secret.encode("utf-8", "surrogatepass"), b"order", hashlib.sha256).hexdigest()
 
 
-def _values(cookies: str | None, name: str) -> Iterable[str]:
+def _values(cookies: str, name: str) -> Iterable[str]:
     """In the order in which a browser sends them: that of the longest path first."""
-    for pair in (cookies or "").split(";"):
+    for pair in cookies.split(";"):
         found, _, value = pair.strip().partition("=")
         if found == name and value:
             yield value

@@ -129,7 +129,9 @@ class ApiContext:
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     links: Links | None = None
     public_url: str = ""
-    written: Recent[tuple[int, int, Estimate | None], bytes] = field(default_factory=lambda: Recent(1024))
+    written: Recent[int, tuple[tuple[int, Estimate | None, Waiting | None], bytes]] = field(
+        default_factory=lambda: Recent(1024)
+    )
     left_out: Recent[tuple[int, int], tuple[tuple[str, str], ...]] = field(
         default_factory=lambda: Recent(256)
     )

@@ -102,12 +102,17 @@ async def render_jobs(
     return [_without_what_is_private(item) for item in items] if _only_reads() else items
 
 
-async def render_in_full(api: ApiContext, row: Job, estimate: Estimate | None = None) -> dict[str, Any]:
-    """One job with everything."""
+async def render_in_full(api: ApiContext, row: Job) -> dict[str, Any]:
+    """One job with everything but when it begins and ends."""
+    return await _render(api, row, await explain_wait(api, row), None)
+
+
+async def _render(
+    api: ApiContext, row: Job, why: Waiting | None, estimate: Estimate | None
+) -> dict[str, Any]:
     row = _with_silence(api, row)
     details = (await api.ledger.queries.details((row.id,))).get(row.id, JobDetails())
     callback = await api.ledger.queries.callback(row.id) if details.callback_url is not None else None
-    (why,) = await explain_waits(api, [row])
     item = render_job(
         row,
         why,
@@ -122,18 +127,19 @@ async def render_in_full(api: ApiContext, row: Job, estimate: Estimate | None = 
 
 
 async def write_in_full(api: ApiContext, row: Job) -> bytes:
-    """The same as JSON. Of a job that is asked for again and again nothing changes but its row: all but why
-    it waits, and how far its receiver is told."""
+    """One job with everything as JSON. Of one that is asked for again and again nothing changes but its row,
+    when it begins and ends, and why it waits: all but how far its receiver is told."""
     (estimate,) = await api.forecaster.estimate((row,))
-    of_row = (row.id, row.change_seq, estimate)
-    is_silent = _with_silence(api, row) is not row
-    written = None if _only_reads() or is_silent else api.written.get(of_row)
-    if written is None:
-        body = await render_in_full(api, row, estimate)
-        written = write_json(body)
-        is_kept = row.status is not Status.QUEUED and body["callback"] is None and not _only_reads()
-        if is_kept and not is_silent and len(written) <= MOST_WRITTEN:
-            api.written.put(of_row, written)
+    why = await explain_wait(api, row)
+    so_far = (row.change_seq, estimate, why)
+    may_keep = not _only_reads() and _with_silence(api, row) is row
+    kept = api.written.get(row.id) if may_keep else None
+    if kept is not None and kept[0] == so_far:
+        return kept[1]
+    body = await _render(api, row, why, estimate)
+    written = write_json(body)
+    if may_keep and body["callback"] is None and len(written) <= MOST_WRITTEN:
+        api.written.put(row.id, (so_far, written))
     return written
 
 
@@ -198,26 +204,34 @@ async def _skipped_files(api: ApiContext, row: Job) -> Sequence[tuple[str, str]]
     return found
 
 
+async def explain_wait(api: ApiContext, job: Job) -> Waiting | None:
+    """Why this one waits; None as of several."""
+    if job.status is not Status.QUEUED:
+        return None
+    (why,) = await explain_waits(api, (job,))
+    return why
+
+
 async def explain_waits(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
     """Why each of these waits: None for one that does not, or when nobody can say it now. The Sender says
     what the queue and the nodes let it see; that a node is being started, or that one did not take the job
     the last time, is added here."""
     whys = await _ask_queue(api, jobs)
-    unserved = [
-        (row, why) for row, why in zip(jobs, whys, strict=True) if why and why.reason is WaitReason.NO_NODE
-    ]
+    unserved = [row for row, why in zip(jobs, whys, strict=True) if why and why.reason is WaitReason.NO_NODE]
     if not unserved:
         return whys
+    booting, shunned = dict[str, int](), set[str]()
     try:
-        booting = {one.service: one.booting for one in await api.scaling() if one.booting}
-        shunned = {
-            service
-            for view in await api.pool()
-            if view.state is NodeState.SUSPECT
-            for service in view.services
-        }
+        if scaled := await api.scaling():
+            booting.update((one.service, one.booting) for one in scaled if one.booting)
+        if [row for row in unserved if row.message.startswith(GIVEN_BACK)]:
+            for view in await api.pool():
+                if view.state is NodeState.SUSPECT:
+                    shunned.update(view.services)
     except NoAnswer as error:
         log.warning("nobody says how the nodes are: %s", error)
+        return whys
+    if not booting and not shunned:
         return whys
     return [_refine(row, why, booting, shunned) for row, why in zip(jobs, whys, strict=True)]
 
@@ -237,11 +251,13 @@ def _refine(
 
 
 async def _ask_queue(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting | None]:
-    queued = tuple(job for job in jobs if job.status is Status.QUEUED)
+    queued = tuple([job for job in jobs if job.status is Status.QUEUED])
     if not queued:
         return [None] * len(jobs)
     try:
         whys = await api.why(queued)
+        if len(queued) == len(jobs):
+            return whys
         answers = {job.id: why for job, why in zip(queued, whys, strict=True)}
     except NoAnswer as error:
         log.warning("nobody says why jobs wait: %s", error)
@@ -251,7 +267,7 @@ async def _ask_queue(api: ApiContext, jobs: Sequence[Job]) -> Sequence[Waiting |
 
 async def explain(api: ApiContext, job: Job) -> str:
     """Why the job is as it is; of a queued one, what it waits for."""
-    (why,) = await explain_waits(api, [job])
+    why = await explain_wait(api, job)
     return why.message if why is not None else _with_silence(api, job).message
 
 

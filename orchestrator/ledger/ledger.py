@@ -531,11 +531,15 @@ class SqliteLedger:
         keeps its time."""
         await self._write_order(entry, lambda batch: pauses.store_pause(batch.db, service, reason, now))
 
+    def is_well(self) -> bool:
+        """Whether the writer's last turn went well less than `CHECKED` seconds ago, even if another one is
+        under way: then `check` would ask nothing."""
+        return self._writer.went_well(CHECKED)
+
     async def check(self) -> None:
-        """Whether the ledger can be written: nothing is asked where the writer's last turn went well less
-        than `CHECKED` seconds ago, even if another one is under way; else an empty turn of it, which waits
-        behind a commit that hangs, so give it a deadline. Raises LedgerError."""
-        if not self._writer.went_well(CHECKED):
+        """Whether the ledger can be written. Unless it `is_well` it is asked by an empty turn of its writer,
+        which waits behind a commit that hangs, so give it a deadline. Raises LedgerError."""
+        if not self.is_well():
             await self._write(lambda batch: None, soft=True)
 
     # ------------------------------------------------------------------ reading

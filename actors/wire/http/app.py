@@ -37,6 +37,7 @@ from actors.wire.protocol.contract import status_body
 PASSES: Final[Mapping[str, str]] = {"Retry-After": "1"}
 """Headers of a refusal that passes by itself: when to ask again, in seconds. Whatever is answered with 429 or
 503 has them without saying so."""
+_PASSING: Final = frozenset({429, 503})
 
 
 class Refusal(WireError):
@@ -170,7 +171,7 @@ def json_answer(
 ) -> Answer:
     # It may be somebody else's next time: caches on the way know of tokens in headers, but not of cookies.
     headers = {"Cache-Control": "no-store", **(headers or {})}
-    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+    if status in _PASSING:
         headers = {**PASSES, **headers}
     return Answer(status, kind, write_json(body), headers)
 
@@ -238,6 +239,8 @@ def query(*known: str) -> Mapping[str, str]:
 
 def read_query(pairs: Sequence[tuple[str, str]], *known: str) -> Mapping[str, str]:
     """As `query`."""
+    if not pairs:
+        return {}
     given: dict[str, str] = {}
     for name, value in pairs:
         if name not in known:

@@ -26,12 +26,11 @@ from actors.wire.pieces import Pieces
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Of a request, what decides whether it is admitted. `header` gives the first header of that name;
-    cookies, and the addresses that proxies tell, are one. `names` are those of all headers, in lower case.
-    `host` is the address and port that the connection
-    came to, `peer` where it came from. `rule` is the route's, None where there is none; `query` as it stands
-    in the URL. `found_out` is for what is found out of the connection, and lasts as long as that where it is
-    a plain route that is asked for."""
+    """Of a request, what decides whether it is admitted. `header` gives the first header of a name, which is
+    in lower case; cookies, and the addresses that proxies tell, are one. `names` are those of all headers, in
+    lower case too. `host` is the address and port that the connection came to, `peer` where it came from.
+    `rule` is the route's, None where there is none; `query` as it stands in the URL. `found_out` is for what
+    is found out of the connection, and lasts as long as that where it is a plain route that is asked for."""
 
     method: str
     path: str
@@ -122,6 +121,8 @@ class PlainRequest:
     head: Head
     handler: Handler
     asked: Asked
+    missing: int = 0
+    """Bytes of its body that have not come."""
     closes: bool = False
     """Whether its connection ends with the answer."""
     admitted: bool = False
@@ -133,17 +134,41 @@ class PlainRequest:
         for an end."""
         return self.head.method == "POST" or bool(self.asked.query)
 
-    @property
-    def missing(self) -> int:
-        """Bytes of its body that have not come."""
-        return (self.asked.length or 0) - sum(map(len, self._body))
-
     def put_body(self, pieces: Sequence[bytes]) -> None:
         """This much of its body has come."""
         if pieces:
             self._body += pieces
+            self.missing -= sum(map(len, pieces))
             asked = self.asked
             self.asked = Asked(asked.part, asked.query, asked.headers, asked.length, Pieces(self._body))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a route takes, by the request's head alone: the same for all that send these bytes."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    query: str
+    rule: str
+    handler: Handler
+    asked: Asked
+    closes: bool
+
+    def request(self, ends: Ends) -> PlainRequest:
+        head = Head(
+            self.method,
+            self.path,
+            self.headers.get,
+            self.headers,
+            ends.host,
+            ends.peer,
+            self.rule,
+            self.query,
+            ends.found_out,
+        )
+        return PlainRequest(head, self.handler, self.asked, self.asked.length or 0, self.closes)
 
 
 class PlainRoutes:
@@ -161,6 +186,8 @@ class PlainRoutes:
         self._whole: dict[bytes, _Route] = {}
         self._numbered: dict[bytes, _Route] = {}
         self._posts: dict[bytes, _Route] = {}
+        # Most who ask do so again and again.
+        self._read_kept = lru_cache(maxsize=_MOST_KEPT)(self._read)
 
     def get(
         self, page: Blueprint, rule: str, *, takes_query: bool = False, words: Collection[str] = ()
@@ -211,15 +238,25 @@ class PlainRoutes:
             wanted = name.lower().encode()
             return [value.decode("latin-1") for one, value in asked.headers if one == wanted]
 
-        return self._match(asked.method, asked.target, headers, several, ends)
+        found = self._find(asked.method, asked.target, headers, several)
+        return None if found is None else found.request(ends)
 
     def match_plainest(self, read: bytes, ends: Ends) -> PlainRequest | None:
         """What `match` makes of that which was read, if that is one request, as most programs write it,
         without anything that a parser of HTTP has to decide on; some of its body may be missing yet. None
         for any other."""
         lines, gap, body = read.partition(b"\r\n\r\n")
+        found = (self._read_kept if len(lines) <= _KEPT else self._read)(lines) if gap else None
+        if found is None:
+            return None
+        asked = found.request(ends)
+        if body:
+            asked.put_body([body])
+        return None if asked.missing < 0 else asked
+
+    def _read(self, lines: bytes) -> _Wanted | None:
         first, _, told = lines.partition(b"\r\n")
-        found = _FIRST_LINE.fullmatch(first) if gap else None
+        found = _FIRST_LINE.fullmatch(first)
         if found is None:
             return None
         headers = _read_plainest(told) if len(told) <= _KEPT else _read_plainest.__wrapped__(told)
@@ -230,22 +267,15 @@ class PlainRoutes:
             value = headers.get(name.lower())
             return () if value is None else (value,)
 
-        asked = self._match(found[1], found[2], headers, several, ends)
-        if asked is None:
-            return None
-        asked.closes = headers.get("connection", "").lower() == "close"
-        if body:
-            asked.put_body([body])
-        return None if asked.missing < 0 else asked
+        return self._find(found[1], found[2], headers, several)
 
-    def _match(
+    def _find(
         self,
         method: bytes,
         target: bytes,
         headers: Mapping[str, str],
         several: Callable[[str], Sequence[str]],
-        ends: Ends,
-    ) -> PlainRequest | None:
+    ) -> _Wanted | None:
         if method not in (b"GET", b"POST"):
             return None
         posted = method == b"POST"
@@ -265,26 +295,21 @@ class PlainRoutes:
         if not _MORE.isdisjoint(headers) or not _HOST.fullmatch(headers.get("host", "")):
             return None
         told = headers.get("content-length")
-        if posted is (told is None) or (told is not None and int(told) > BODY):
+        length = None if told is None else int(told)
+        if posted is (length is None) or (length is not None and length > BODY):
             return None
-
-        def header(name: str) -> str | None:
-            return headers.get(name.lower())
-
         pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
-        head = Head(
+        closes = headers.get("connection", "").lower() == "close"
+        return _Wanted(
             method.decode(),
             path.decode(),
-            header,
             headers,
-            ends.host,
-            ends.peer,
-            route.rule,
             query.decode(),
-            ends.found_out,
+            route.rule,
+            route.handler,
+            Asked(part, pairs, several, length),
+            closes,
         )
-        length = None if told is None else int(told)
-        return PlainRequest(head, route.handler, Asked(part, pairs, several, length))
 
     async def admit(self, asked: PlainRequest) -> PlainRequest | None:
         """The request, admitted in this task and those that it begins; None for one that is refused: the app
@@ -315,7 +340,7 @@ class PlainRoutes:
         return answer
 
 
-@lru_cache(maxsize=256)  # most programs send the same ones again and again
+@lru_cache(maxsize=256)  # most programs send the same ones with all that they ask for
 def _read_plainest(told: bytes) -> Mapping[str, str] | None:
     """The headers of a request, by names in lower case; None unless they are as most programs write them."""
     if not _PLAINEST.fullmatch(told):
@@ -365,7 +390,8 @@ def head_of_request() -> Head:
 
 
 def _header_of_request(name: str) -> str | None:
-    joint = _JOINED.get(name.lower())
+    assert name.islower(), "the other way finds no header that is asked for by another name"
+    joint = _JOINED.get(name)
     if joint is None:
         return request.headers.get(name)
     return joint.join(request.headers.getlist(name)) or None
@@ -393,7 +419,9 @@ _HOST: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?|\[[0-9
 _FIRST_LINE: Final = re.compile(rb"(GET|POST) (/[!-~]*) HTTP/1\.1")
 _PLAINEST: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [ -~]*\r\n){0,63}[A-Za-z0-9-]+: [ -~]*")
 _KEPT: Final = 1024
-"""Bytes of headers that are remembered, at most."""
+"""Bytes of a request's head that is remembered, at most."""
+_MOST_KEPT: Final = 256
+"""Heads that are remembered."""
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _CONNECTIONS: Final = frozenset({"close", "keep-alive"})
 _MORE: Final = frozenset(

@@ -45,24 +45,27 @@ class Turns(Generic[T]):
         """`over` is told of each whose time is over."""
         self._seconds = seconds
         self._over = over
+        self._now = trio.lowlevel.current_clock().current_time
         self._since: dict[T, tuple[float, float]] = {}
         self._some = trio.Event()
         self._waits = False
 
     def put(self, one: T, spared: float = 0.0) -> None:
         """Its time begins; for `spared` seconds it is not ended for another one."""
-        self._since.pop(one, None)
-        self._since[one] = trio.current_time(), spared
+        if one in self._since:
+            del self._since[one]
+        self._since[one] = self._now(), spared
         if self._waits:
             self._some.set()
 
     def drop(self, one: T) -> None:
         """Its time does not count any more."""
-        self._since.pop(one, None)
+        if one in self._since:
+            del self._since[one]
 
     def end_first(self) -> bool:
         """Whether there was one that may be ended for another."""
-        now = trio.current_time()
+        now = self._now()
         found = next((one for one, (since, spared) in self._since.items() if since + spared <= now), None)
         if found is not None:
             self._end(found)
@@ -79,8 +82,11 @@ class Turns(Generic[T]):
                 self._some, self._waits = trio.Event(), True
                 await self._some.wait()
                 self._waits = False
+                if not self._since:
+                    # It was dropped by now, and no other is over sooner: not each is to wake this.
+                    await trio.sleep(self._seconds)
             one, (since, _) = next(iter(self._since.items()))
-            if since + self._seconds <= trio.current_time():
+            if since + self._seconds <= self._now():
                 self._end(one)
             else:
                 await trio.sleep_until(since + self._seconds)
@@ -114,13 +120,12 @@ class Polls:
         plain: PlainRoutes,
         idle: Turns[Resting],
         common: Callable[[], list[tuple[bytes, bytes]]],
-        closing: Callable[[], bool],
     ) -> None:
-        """`common` makes the headers of all answers of a second; `closing`: whether connections end with
-        what they are answered."""
+        """`common` makes the headers of all answers of a second."""
         self.plain: Final = plain
         self.idle: Final = idle
-        self.closing: Final = closing
+        self.closing = False
+        """Whether connections end with what they are answered."""
         self._common = common
         self._second = 0
         self._dated: tuple[tuple[bytes, bytes], ...] = ()
@@ -201,7 +206,7 @@ class PolledConnection:
             if answer is None:
                 return Other(read, is_apps=True)
             await _send(sock, answer)
-            if asked.closes or polls.closing():
+            if asked.closes or polls.closing:
                 with suppress(BlockingIOError):
                     # To close with bytes unread resets the connection, and the answer may be lost.
                     sock.recv(MOST_READ)
@@ -263,19 +268,21 @@ class PolledConnection:
 
 def write_answer(answer: Answer, common: tuple[tuple[bytes, bytes], ...], *, closes: bool) -> bytes:
     """As h11 writes it, to the byte. `common`: headers of all answers."""
-    headers, place = answer.headers, answer.headers.get("Location", "")
-    if is_other := _PLACE.fullmatch(place) is not None:
-        headers = {**headers, "Location": _ANY}
+    headers, own = answer.headers, b""
+    if not _OF_ONE_ANSWER.isdisjoint(headers):
+        lines = "".join([f"{name.lower()}: {value}\r\n" for name, value in headers.items()])
+        if _LINES.fullmatch(lines) and lines.count("\r\n") == len(headers):
+            headers, own = {}, lines.encode()
     first, others = _head(answer.status, answer.content_type, tuple(headers.items()), common, closes)
-    if is_other:
-        others = others.replace(_ANY.encode(), place.encode(), 1)
-    return b"%scontent-length: %d\r\n%s%s" % (first, len(answer.body), others, answer.body)
+    return b"%scontent-length: %d\r\n%s%s%s" % (first, len(answer.body), own, others, answer.body)
 
 
-_PLACE: Final = re.compile(r"/v1/[a-z]+/[0-9]+")
-"""A place that differs from answer to answer."""
-_ANY: Final = "/v1/any-of-them"
-"""What stands for it in a head that is kept."""
+_OF_ONE_ANSWER: Final = frozenset({"Location", "ETag"})
+"""Headers with a value that hardly another answer has: no head with them is kept."""
+_LINES: Final = re.compile(
+    "(?:(?!content-length:|transfer-encoding:|connection:)[a-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n)*"
+)
+"""Headers that h11 writes as they are, unless it refuses one with a line end in it: then there are more."""
 
 
 @lru_cache(maxsize=256)  # those of a second are alike, up to the length
@@ -305,11 +312,12 @@ async def _send(sock: socket.socket, data: bytes) -> None:
     """Raises OSError where the peer has gone, or takes nothing."""
     rest = memoryview(data)
     while True:
-        with suppress(BlockingIOError):
+        try:
             rest = rest[sock.send(rest) :]
+        except BlockingIOError:
+            with trio.move_on_after(STUCK) as stuck:
+                await trio.lowlevel.wait_writable(sock)
+            if stuck.cancelled_caught:
+                raise TimeoutError("nothing is taken of an answer") from None
         if not rest:
             return
-        with trio.move_on_after(STUCK) as stuck:
-            await trio.lowlevel.wait_writable(sock)
-        if stuck.cancelled_caught:
-            raise TimeoutError("nothing is taken of an answer")

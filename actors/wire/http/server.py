@@ -166,9 +166,9 @@ class _Serving:
         self._idle = Turns[Resting](keep_alive, lambda one: one.stop_reading())
         self._polls: Polls | None = None
         if plain is not None:
-            common, closing = partial(config.response_headers, "h11"), self._context.terminated.is_set
-            self._polls = Polls(plain, self._idle, common, closing)
-        self._one_left = trio.Event()
+            self._polls = Polls(plain, self._idle, partial(config.response_headers, "h11"))
+        self._one_left: trio.Event | None = None
+        """Where somebody waits for the end of a connection."""
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(_LEAST, descriptors // 2) if descriptors != resource.RLIM_INFINITY else 1 << 20
         self._complaint = Complaint(_log)
@@ -305,14 +305,16 @@ class _Serving:
     async def _until_one_left(self) -> None:
         """Or for a second: descriptors may come back from elsewhere."""
         with trio.move_on_after(1):
-            await self._one_left.wait()
+            await self._one_less()
 
     async def _let_finish(self) -> None:
         await self._context.terminated.set()
+        if self._polls is not None:
+            self._polls.closing = True
         self._idle.end_all()
         with trio.move_on_after(self._config.graceful_timeout):
             while self._connections:
-                await self._one_left.wait()
+                await self._one_less()
 
     def _spoken(self, stream: trio.SocketStream) -> trio.abc.Stream:
         if self._tls is None:
@@ -355,8 +357,15 @@ class _Serving:
 
     def _forget(self, connection: _Connection | PolledConnection) -> None:
         del self._connections[connection]
-        self._one_left.set()
-        self._one_left = trio.Event()
+        if self._one_left is not None:
+            self._one_left.set()
+            self._one_left = None
+
+    async def _one_less(self) -> None:
+        """Wait for the end of a connection."""
+        if self._one_left is None:
+            self._one_left = trio.Event()
+        await self._one_left.wait()
 
 
 class _Connection(TCPServer):
@@ -478,7 +487,7 @@ class _Connection(TCPServer):
             self._protocol.next_is_apps = True
             return False
         await self._write_now(answer)
-        if asked.closes or polls.closing():
+        if asked.closes or polls.closing:
             await self.protocol_send(Closed())
         else:
             self._idle.put(self.resting)

@@ -71,7 +71,6 @@ def may_order(origin: str | None, fetch_site: str | None, names: OwnNames, local
     return origin is None or (is_loopback(host_of(origin.partition("://")[2])) and is_loopback(local))
 
 
-@lru_cache(maxsize=64)
 def is_meant(host: str | None, local: str, names: OwnNames) -> bool:
     """Rule 3. `local` is the address that the connection came to. Without a host no browser asks."""
     if host is None:
@@ -92,15 +91,19 @@ def host_of(authority: str) -> str:
 def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str, page_hint: str) -> Admit:
     """What stands before every route. `hint` says how a name is made ours, `page_hint` how an origin."""
 
+    @lru_cache(maxsize=64)
+    def is_ours(host: str | None, local: str) -> bool:
+        return is_meant(host, local, names)
+
     async def guard(head: Head) -> None:
         if not exempt(head.path):
-            host = head.header("Host")
-            if not is_meant(host, head.local, names):
+            host = head.header("host")
+            if not is_ours(host, head.local):
                 raise Refusal(421, "unknown_host", f"this server is not known as {host!r}; {hint}")
         if head.method in READS:
             return
-        origin = head.header("Origin")
-        if not may_order(origin, head.header("Sec-Fetch-Site"), names, head.local):
+        origin = head.header("origin")
+        if not may_order(origin, head.header("sec-fetch-site"), names, head.local):
             origin = "another site" if origin is None else origin
             raise Refusal(403, "foreign_origin", f"pages of {origin!r} may not give orders here; {page_hint}")
 
@@ -109,6 +112,6 @@ def make_guard(names: OwnNames, exempt: Callable[[str], bool], hint: str, page_h
 
 async def refuse_pages(head: Head) -> None:
     """Stands before every route of a port that no browser has to do with: what a page sends is refused."""
-    site = head.header("Sec-Fetch-Site") or "none"
-    if head.header("Origin") is not None or site.lower() != "none":
+    site = head.header("sec-fetch-site") or "none"
+    if head.header("origin") is not None or site.lower() != "none":
         raise Refusal(403, "foreign_origin", "web pages have no access to a node")

@@ -150,15 +150,19 @@ async def send_stored(
 
 async def read_small_stored(storage: DiskStorage, storage_key: str, filename: str) -> Answer | None:
     """The stored zip as `send_stored` sends all of it, at once; None if it is not there, or not small."""
-    with ExitStack() as held:
-        file = await _open(storage, storage_key, "result", RESULT, held)
-        if file is None or file.size > SMALL:
+    with storage.reading(storage_key):
+        file = await storage.open_file(storage_key, "result", RESULT)
+        if file is None:
             return None
-        content = await file.read(SMALL, 0)
-        if len(content) < file.size:
-            return None
-        _, headers = _stored_headers(storage_key, file, filename)
-        return Answer(200, ZIP, content, headers)
+        try:
+            size = file.size
+            content = await file.read(SMALL, 0) if size <= SMALL else b""
+        finally:
+            file.close()
+    if len(content) < size:
+        return None
+    _, headers = _stored_headers(storage_key, file, filename)
+    return Answer(200, ZIP, content, headers)
 
 
 def _stored_headers(storage_key: str, file: StoredFile, filename: str) -> tuple[str, dict[str, str]]:
@@ -218,12 +222,15 @@ _STEERING: Final = re.compile(
 )
 
 
+_PLAIN: Final = re.compile(r"[\w.+-]+", re.ASCII)
+
+
 def disposition(filename: str, kind: Literal["attachment", "inline"]) -> str:
     """The header as RFC 6266 has it: of a name with other letters also what is left of it for who does not
     know these. What steers a terminal, or turns the direction of writing so that `exe` reads as something
     else, is left out of both."""
     filename = _STEERING.sub("_", filename)
-    if re.fullmatch(r"[\w.+-]+", filename, re.ASCII):
+    if _PLAIN.fullmatch(filename):
         return f'{kind}; filename="{filename}"'
     plain = re.sub(r"[^\w.+-]", "_", filename, flags=re.ASCII)
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"

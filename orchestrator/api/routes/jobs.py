@@ -46,6 +46,8 @@ MOST_WAIT: Final = 86_400.0
 """Seconds that may be asked for as `wait`; waited is for SILENCE at most."""
 _ANSWERED: Final = f", of which {SILENCE:g} are waited at most,"
 
+_NOT_STORED: Final = {"Cache-Control": "no-store"}
+
 PAGE: Final = 50
 MOST_PAGE: Final = 500
 
@@ -171,9 +173,9 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
     )
     async def job(asked: Asked) -> Answer:
         given = read_query(asked.query, "wait", "after", "until")
-        row = await _wait_for_change(api, read_job_id(asked.part), given)
-        body = await job_views.write_in_full(api, row)
-        return Answer(200, "application/json", body, {"Cache-Control": "no-store"})
+        number = read_job_id(asked.part)
+        row = await (_wait_for_change(api, number, given) if given else job_views.find(api, number))
+        return Answer(200, "application/json", await job_views.write_in_full(api, row), _NOT_STORED)
 
     @page.get("/jobs/<number>/results")
     @describe(

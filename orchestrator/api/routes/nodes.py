@@ -206,7 +206,7 @@ def dialling_route(api: ApiContext, admit: Admit) -> ReversedRoute:
 
     async def admit_node(head: Head) -> None:
         await admit(head)
-        asks, said = asking.get(), head.header(NODE_HEADER)
+        asks, said = asking.get(), head.header(NODE_HEADER.lower())
         if not is_key(said):
             raise Refusal(422, "bad_node", f"{NODE_HEADER}: the node's id, 32 hex digits, was expected")
         if asks.node not in (None, said):

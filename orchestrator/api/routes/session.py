@@ -32,10 +32,10 @@ def blueprint(api: ApiContext) -> Blueprint:
     async def session() -> Response:
         query()
         head, asks = head_of_request(), asking.get()
-        found = api.sessions.find(head.header("Cookie"))
+        found = api.sessions.find(head.header("cookie"))
         # Something else may say who asks.
         is_its = found is not None and found.token.id == asks.token
-        by_token = read_bearer(head.header("Authorization")) is not None
+        by_token = read_bearer(head.header("authorization")) is not None
         version = await api.changes.newest()
         return json_response(_render(api, asks, found if is_its and not by_token else None, version))
 
@@ -60,7 +60,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         token = await _read_token(api, tries)
         head = head_of_request()
         version = await api.changes.newest()
-        before = api.sessions.find(head.header("Cookie"))
+        before = api.sessions.find(head.header("cookie"))
         if before is not None:
             api.sessions.remove(before)
         ended = [*api.sessions.take_ended(token), *(() if before is None else (before.record.hash,))]
@@ -76,7 +76,7 @@ def blueprint(api: ApiContext) -> Blueprint:
     @describe("Log out: the session ends", answers={204: "Nobody is logged in"}, errors=UNAVAILABLE)
     async def log_out() -> Response:
         query()
-        found = api.sessions.find(head_of_request().header("Cookie"))
+        found = api.sessions.find(head_of_request().header("cookie"))
         answer = Response(b"", status=204)
         if found is not None:
             api.sessions.remove(found)

@@ -301,7 +301,7 @@ async def api_server(
             version="1.2.3",
             tokens=(tokens := Tokens(await ledger.tokens(), clock.now)),
             sessions=Sessions(await ledger.sessions(), tokens, clock.now, ledger.owner, public_urls),
-            is_local=lambda head: local and head.header("Via") is None,
+            is_local=lambda head: local and head.header("via") is None,
             contract_open=lambda head: contract_open,
             sign_on=sign_on or SignOn(),
             names=OwnNames.of(public_urls).with_origins(origins),

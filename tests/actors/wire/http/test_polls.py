@@ -236,7 +236,7 @@ async def test_a_head_has_to_be_whole_in_the_time_that_began_before_its_first_by
     ours.setblocking(False)
     successor = Connection()
     with ours, theirs:
-        polled = PolledConnection(ours, Polls(PLAIN, idle, lambda: [*COMMON], lambda: False), ENDS)
+        polled = PolledConnection(ours, Polls(PLAIN, idle, lambda: [*COMMON]), ENDS)
         await trio.sleep(8)
         theirs.send(b"GET /hea")
         assert await polled.run() == Other(b"GET /hea")
@@ -277,7 +277,7 @@ async def test_who_leaves_while_a_request_hangs_is_let_go_and_who_stays_is_answe
     plain.get(page, "/hang", takes_query=True)(hang)
     plain.post(page, "/hang")(hang)
     idle = Turns[Resting](1000.0, lambda one: one.stop_reading())
-    polls = Polls(plain, idle, lambda: [*COMMON], lambda: False)
+    polls = Polls(plain, idle, lambda: [*COMMON])
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
 

@@ -80,6 +80,7 @@ async def test_health_tells_of_a_database_that_fails(server: Server, monkeypatch
     async def check() -> None:
         raise LedgerError("disk I/O error")
 
+    monkeypatch.setattr(server.ledger, "is_well", lambda: False)
     monkeypatch.setattr(server.ledger, "check", check)
     answer = await server.client.get("/health")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
