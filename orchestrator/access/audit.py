@@ -87,20 +87,20 @@ def entry_of(
         asked_from.get(),
         action,
         job,
-        _clip(node),
-        _clip(about),
-        _clip(detail) or "",
+        None if node is None else _clip(node),
+        None if about is None else _clip(about),
+        _clip(detail) if detail else "",
     )
 
 
 def entry_of_signal(signal: str, action: Action, detail: str) -> AuditEntry:
     """That somebody does this by a signal to the server, of whom no more is known."""
-    return AuditEntry(signal, None, None, "", action, detail=_clip(detail) or "")
+    return AuditEntry(signal, None, None, "", action, detail=_clip(detail))
 
 
-def _clip(text: str | None) -> str | None:
+def _clip(text: str) -> str:
     # A database takes no half of a character.
-    return None if text is None else text[:LONGEST].encode(errors="backslashreplace").decode()
+    return text[:LONGEST].encode(errors="backslashreplace").decode()
 
 
 class Refusals:
@@ -129,7 +129,7 @@ class Refusals:
             return False
         if len(self._since) >= MOST:
             return False
-        self._since[key] = (1, _clip(what) or "")
+        self._since[key] = (1, _clip(what))
         self._came.set()
         return True
 

@@ -6,8 +6,8 @@ meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,8 +19,15 @@ EVERY: Final = 1.0
 
 @dataclass(eq=False, slots=True)
 class _Open:
+    requests: OpenRequests
     holds: Callable[[], bool]
     cut: Callable[[], None]
+
+    def __enter__(self) -> None:
+        self.requests.add(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.requests.discard(self)
 
 
 class OpenRequests:
@@ -30,16 +37,18 @@ class OpenRequests:
         self._open: set[_Open] = set()
         self._came = trio.Event()
 
-    @contextmanager
-    def listed(self, holds: Callable[[], bool], cut: Callable[[], None]) -> Iterator[None]:
+    def listed(self, holds: Callable[[], bool], cut: Callable[[], None]) -> AbstractContextManager[None]:
         """While inside, `cut` is called once `holds` says no."""
-        one = _Open(holds, cut)
+        return _Open(self, holds, cut)
+
+    def add(self, one: _Open) -> None:
+        """From now on it is looked at."""
         self._open.add(one)
         self._came.set()
-        try:
-            yield
-        finally:
-            self._open.discard(one)
+
+    def discard(self, one: _Open) -> None:
+        """No more."""
+        self._open.discard(one)
 
     async def run(self) -> None:
         """Look at them until cancelled."""

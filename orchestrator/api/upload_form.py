@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -123,19 +123,21 @@ class Uploads:
             )
         self._refuse_one_too_many()
         self._number += 1
-        with ExitStack() as held:
-            held.callback(self._one_less)
+        held: tuple[int, str] | None = None
+
+        def hold(user_id: int) -> None:
+            nonlocal held
+            if idempotency_key is not None:
+                self._hold(user_id, idempotency_key)
+                held = user_id, idempotency_key
+
+        async def require_room(user_id: int, service: str | None) -> None:
+            await _require_room(api, user_id, service, declared, idempotency_key)
+
+        try:
             if (user := asking.get().user) is not None:
-                await _require_room(api, user, None, declared, idempotency_key)
+                await require_room(user, None)
             async with api.storage.receive(declared or 0) as upload:
-
-                def hold(user_id: int) -> None:
-                    if idempotency_key is not None:
-                        held.enter_context(self._holding(user_id, idempotency_key))
-
-                async def require_room(user_id: int, service: str | None) -> None:
-                    await _require_room(api, user_id, service, declared, idempotency_key)
-
                 form = _Form(
                     api, upload, hashed=idempotency_key is not None, on_user=hold, require_room=require_room
                 )
@@ -145,7 +147,11 @@ class Uploads:
                     raise BadRequest(error.detail) from error
                 except TooLarge as error:
                     raise TooLarge(f"{error.detail} (setting upload_limit)", error.limit) from error
-                return await self._commit(upload, form.job(idempotency_key)), form.ignored
+                return await self._commit(upload, form, idempotency_key)
+        finally:
+            self._number -= 1
+            if held is not None:
+                self._under_way.discard(held)
 
     def _refuse_one_too_many(self) -> None:
         most = self._api.limits.uploads
@@ -157,11 +163,7 @@ class Uploads:
                 headers={"Retry-After": "5"},
             )
 
-    def _one_less(self) -> None:
-        self._number -= 1
-
-    @contextmanager
-    def _holding(self, user_id: int, key: str) -> Iterator[None]:
+    def _hold(self, user_id: int, key: str) -> None:
         """Refuse the same upload while it is under way. The key is its user's, so it counts from when the
         user is known."""
         if (user_id, key) in self._under_way:
@@ -172,18 +174,18 @@ class Uploads:
                 headers=PASSES,
             )
         self._under_way.add((user_id, key))
-        try:
-            yield
-        finally:
-            self._under_way.discard((user_id, key))
 
-    async def _commit(self, upload: Upload, new: NewJob) -> Job:
+    async def _commit(
+        self, upload: Upload, form: _Form, idempotency_key: str | None
+    ) -> tuple[Job, Sequence[str]]:
+        details = form.details()
+        make = form.job(idempotency_key, details)
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
         # there is a job.
         with trio.fail_after(FINISHING, shield=True):
-            files = await upload.commit(new.user_id, new.service)
-            job = await insert(self._api, replace(new, files=files), entry_of("submit"))
-        return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
+            files = await upload.commit(form.user_id(), form.service().name)
+            job = await insert(self._api, make(files=files), entry_of("submit"))
+        return job, details.ignored
 
 
 async def _require_room(
@@ -272,7 +274,7 @@ class _Form:
         """Raise what it is refused with if this field, which has just come, cannot be taken, alone or beside
         others."""
         _CHECKS[name](self)
-        if name == "service":
+        if name == "service" and not self._is_least:
             self.limits()
             self.batch_request()
             if "max_runtime" in self._fields:
@@ -282,12 +284,17 @@ class _Form:
             self._on_user(self.user_id())
         elif name == "rerun_of":
             await self._require_readable()
-        if name in ("user_id", "service") and "user_id" in self._fields:
+        is_known = name in ("user_id", "service") and "user_id" in self._fields
+        if is_known and self._api.limits.of_jobs:
             service = self.service().name if "service" in self._fields else None
             await self._require_room(self.user_id(), service)
 
     @property
-    def ignored(self) -> tuple[str, ...]:
+    def _is_least(self) -> bool:
+        """Whether no text field came so far but those that every form has."""
+        return self._fields.keys() <= _NEEDED and not self._tags
+
+    def _find_ignored(self) -> tuple[str, ...]:
         """Fields that mean nothing here, or nothing where the service allows nothing of it: a portal of 2.x
         may have used the word. The contract lets forms have any, so they are told, not refused."""
         service = self._service_so_far
@@ -295,17 +302,23 @@ class _Form:
         without.update(() if service.batch_allowed != NOTHING_ALLOWED else REQUESTS)
         return (*self._ignored, *(name for name in self._fields if name in without))
 
-    def job(self, key: str | None) -> NewJob:
-        """What the form asks for, once all of its parts were read. Raises BadRequest."""
-        details = JobDetails(
+    def details(self) -> JobDetails:
+        """What the job has besides, once all parts of the form were read. Raises BadRequest."""
+        if self._is_least:
+            return JobDetails(ignored=tuple(self._ignored))
+        return JobDetails(
             self.name(),
             self.tags(),
             self.callback_url(),
             requires=to_labels(self.requires()),
             rerun_of=self.rerun_of(),
-            ignored=self.ignored,
+            ignored=self._find_ignored(),
         )
-        return NewJob(
+
+    def job(self, key: str | None, details: JobDetails) -> Callable[..., NewJob]:
+        """What the form asks for, but for the `files`, once all of its parts were read. Raises BadRequest."""
+        return partial(
+            NewJob,
             user_id=self.user_id(),
             service=self.service().name,
             storage_key=self._upload.key,
@@ -501,6 +514,7 @@ class _Form:
 
 
 _NO_SERVICE: Final = ServiceLimits(name="")
+_NEEDED: Final = frozenset({"user_id", "service"})
 
 _CHECKS: Final[Mapping[str, Callable[[_Form], object]]] = {
     "user_id": _Form.user_id,

@@ -7,8 +7,8 @@ falls between the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from typing import Self
 
 import trio
 
@@ -24,31 +24,52 @@ class WaitersClosed(OrchestratorError):
     """The server stops: nothing more is told."""
 
 
-class JobWaiter:
-    """One waiter for one job. Keeps the newest row only."""
+def _any(job: Job) -> bool:
+    return True
 
-    def __init__(self) -> None:
-        self._newest: Job | None = None
+
+class JobWaiter:
+    """One waiter for one job, which is told of it while inside. Keeps the newest row only."""
+
+    def __init__(self, waiters: JobWaiters, job_id: int) -> None:
+        self._waiters = waiters
+        self._job_id = job_id
+        self.newest: Job | None = None
+        """The last that was told."""
         self._closed = False
-        self._changed = trio.Event()
+        self._after = 0
+        self._enough: Callable[[Job], bool] = _any
+        self._woken: trio.Event | None = None
+
+    def __enter__(self) -> Self:
+        """Raises TooManyWaiters."""
+        self._waiters.add(self._job_id, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiters.discard(self._job_id, self)
 
     def put(self, job: Job) -> None:
-        if self._newest is None or job.change_seq > self._newest.change_seq:
-            self._newest = job
-            self._changed.set()
+        if self.newest is None or job.change_seq > self.newest.change_seq:
+            self.newest = job
+            if self._woken is not None and job.change_seq > self._after and self._enough(job):
+                self._woken.set()
 
     def close(self) -> None:
         self._closed = True
-        self._changed.set()
+        if self._woken is not None:
+            self._woken.set()
 
-    async def newer(self, after: int) -> Job:
-        """The newest row whose `change_seq` is above `after`, as soon as there is one. Raises FeedClosed."""
-        while self._newest is None or self._newest.change_seq <= after:
+    async def newer(self, after: int, enough: Callable[[Job], bool] = _any) -> Job:
+        """The newest row whose `change_seq` is above `after`, as soon as there is one that is `enough`.
+        Raises WaitersClosed."""
+        self._after, self._enough = after, enough
+        while self.newest is None or self.newest.change_seq <= after or not enough(self.newest):
             if self._closed:
                 raise WaitersClosed("the server stops")
-            self._changed = trio.Event()
-            await self._changed.wait()
-        return self._newest
+            self._woken = trio.Event()
+            await self._woken.wait()
+        return self.newest
 
 
 class JobWaiters:
@@ -77,35 +98,38 @@ class JobWaiters:
         if job.change_seq > self._newest:
             self._newest = job.change_seq
             self._moved.set()
-        for watch in self._watches.get(job.id, ()):
-            watch.put(job)
+        if job.id in self._watches:
+            for watch in self._watches[job.id]:
+                watch.put(job)
 
     def publish_all(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
             self.publish(job)
 
-    @contextmanager
-    def watch(self, job_id: int) -> Iterator[JobWaiter]:
-        """Be told of `job_id` while inside. Raises FeedFull."""
+    def watch(self, job_id: int) -> JobWaiter:
+        """Is told of `job_id` while one is inside."""
+        return JobWaiter(self, job_id)
+
+    def add(self, job_id: int, watch: JobWaiter) -> None:
+        """From now on it is told. Raises TooManyWaiters."""
         if self._waiting >= self._most:
             raise TooManyWaiters(f"{self._most} requests wait for changes already; ask again without waiting")
-        watch = JobWaiter()
         if self._closed:
             watch.close()
         self._waiting += 1
         self._watches.setdefault(job_id, set()).add(watch)
-        try:
-            yield watch
-        finally:
-            self._waiting -= 1
-            mine = self._watches[job_id]
-            mine.discard(watch)
-            if not mine:
-                del self._watches[job_id]
+
+    def discard(self, job_id: int, watch: JobWaiter) -> None:
+        """It is told no more."""
+        self._waiting -= 1
+        mine = self._watches[job_id]
+        mine.discard(watch)
+        if not mine:
+            del self._watches[job_id]
 
     async def moved(self, after: int) -> None:
         """Wait until a change whose number is above `after` was published, of whatever job. Raises
-        FeedClosed. Does not count as one who waits for a job."""
+        WaitersClosed. Does not count as one who waits for a job."""
         while self._newest <= after:
             if self._closed:
                 raise WaitersClosed("the server stops")

@@ -532,13 +532,12 @@ class SqliteLedger:
         await self._write_order(entry, lambda batch: pauses.store_pause(batch.db, service, reason, now))
 
     def is_well(self) -> bool:
-        """Whether the writer's last turn went well less than `CHECKED` seconds ago, even if another one is
-        under way: then `check` would ask nothing."""
+        """Whether the writer's last turn went well less than `CHECKED` seconds ago."""
         return self._writer.went_well(CHECKED)
 
     async def check(self) -> None:
-        """Whether the ledger can be written. Unless it `is_well` it is asked by an empty turn of its writer,
-        which waits behind a commit that hangs, so give it a deadline. Raises LedgerError."""
+        """Whether the ledger can be written: unless it `is_well` an empty turn of the writer tells, which
+        waits behind a commit that hangs, so give it a deadline. Raises LedgerError."""
         if not self.is_well():
             await self._write(lambda batch: None, soft=True)
 
@@ -561,8 +560,7 @@ class SqliteLedger:
         return await self._read(lambda db: attempts.read_states(db, keys))
 
     async def get(self, job_id: int) -> Job | None:
-        row = self._recent.get(job_id)
-        if row is not None:
+        if (row := self._recent.get(job_id)) is not None:
             return row
         return await self._recent.read(job_id, lambda: self._read(lambda db: jobs.read_job(db, job_id)))
 
@@ -590,8 +588,7 @@ class SqliteLedger:
 
     async def small_files(self, storage_key: str, part: Part) -> bytes | None:
         """What `NewJob.files`, or `Transition.results`, was; None if there was none, or if it was cleaned."""
-        kept = self._recent_files.get((storage_key, part))
-        if kept is not None:
+        if (kept := self._recent_files.get((storage_key, part))) is not None:
             return kept
         return await self._read(lambda db: small_files.read_files(db, storage_key, part))
 
@@ -693,12 +690,11 @@ def _end_at_once(error: Exception) -> NoReturn:
 
 def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: LedgerBatch) -> Job:
     db, now, seq = batch.db, batch.now, batch.seq + 1
-    if job.idempotency_key is not None:
-        found = jobs.read_idempotent(db, job.user_id, job.idempotency_key)
-        if found is not None:
-            if found[1] != job.fingerprint:
-                raise IdempotencyConflict(f"job {found[0].id}")
-            return found[0]
+    key = job.idempotency_key
+    if key is not None and (found := jobs.read_idempotent(db, job.user_id, key)) is not None:
+        if found[1] != job.fingerprint:
+            raise IdempotencyConflict(f"job {found[0].id}")
+        return found[0]
     if limits.of_jobs:
         require_room(db, limits, user=job.user_id, service=job.service, size=job.size)
     job_id = jobs.insert_job(db, job, message=rules.UPLOADED, seq=seq, now=now)

@@ -25,6 +25,7 @@ WRITE: Final = 1 << 20
 STEP: Final = 8 << 20
 """Bytes after which the disk is given what was written, so that it is not all of it at the end."""
 
+_NO_NAMES: Final = frozenset({"", ".", ".."})
 _AT_ONCE: Final = 16
 """Pieces of this size that one thread call copies."""
 
@@ -44,16 +45,16 @@ class IncomingFiles:
         self.disk = disk
         self._place = place
         self._below = below
-        self._small = small
+        self.small: Final = small
         self._files: dict[str, IncomingFile] = {}
-        self._size = 0
+        self.size = 0
+        """Bytes of all files."""
         self.on_disk = not small
 
     def file(self, path: str, watch: Watch | None = None) -> IncomingFile:
         """A file at a safe relative path, which the caller has made sure of. `watch` is told, in a thread, of
         the bytes as they are written to the disk."""
-        parts = path.split("/")
-        if path in self._files or any(part in ("", ".", "..") for part in parts):
+        if path in self._files or not _NO_NAMES.isdisjoint(path.split("/")):
             raise StorageError(f"{path!r} is no path for a file")
         self._files[path] = file = IncomingFile(self, path, watch)
         return file
@@ -64,11 +65,6 @@ class IncomingFiles:
     @property
     def paths(self) -> Iterable[str]:
         return self._files.keys()
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return self._size
 
     def contents(self) -> dict[str, bytes]:
         """All of them, while they are small."""
@@ -97,12 +93,6 @@ class IncomingFiles:
         """In a thread: write and sync what is not yet. Raises OSError."""
         finish(list(self._files.values()))
 
-    async def grow(self, size: int) -> None:
-        """Count `size` bytes more."""
-        self._size += size
-        if self._size > self._small:
-            await self.spill()
-
     def _let_go(self) -> None:
         for file in self._files.values():
             file.let_go()
@@ -127,17 +117,20 @@ class IncomingFile:
         self.closed = False
 
     async def write(self, data: bytes) -> None:
+        files, size = self._files, len(data)
         self._pending.append(data)
-        self._pending_size += len(data)
-        await self._files.grow(len(data))
-        if self._files.on_disk and self._pending_size >= WRITE:
+        self._pending_size += size
+        files.size += size
+        if files.size > files.small:
+            await files.spill()
+        if files.on_disk and self._pending_size >= WRITE:
             await self._in_thread(self._flush)
 
     async def append(self, source: Path, size: int, crc: int, watch: Watch) -> None:
         """The bytes of a stored file, of which `watch` is told instead. Raises InputDiffers if they are not
         so many, or have another checksum; StorageError."""
         await self._files.spill()
-        await self._files.grow(size)
+        self._files.size += size
         await self._in_thread(self._flush)
         with ExitStack() as held:
             found = await self._in_thread(lambda: _open(source, held))

@@ -25,7 +25,8 @@ from actors.wire.http.plain_routes import Answer, Earlier, Ends, PlainRequest, P
 PROMPT: Final = 10.0
 """Seconds in which a request is answered by the task that reads, which does not see meanwhile who leaves."""
 UNWATCHED: Final = 1.0
-"""Seconds for which a poll is answered before who leaves is watched for: most are over by then."""
+"""Seconds for which a request is answered before who leaves is watched for: most are over by then, also those
+that wait for an end."""
 HALF_CLOSED: Final = 5.0
 """Seconds within which an answer has to begin for a peer that has closed its side."""
 FRESH: Final = 1.0
@@ -233,10 +234,7 @@ class PolledConnection:
         return b"".join(pieces)
 
     async def _answer(self, asked: PlainRequest) -> bytes | None:
-        if asked.asked.query:  # it may ask for an end
-            self.watch()
-        else:
-            self._polls.slow.put(self)
+        self._polls.slow.put(self)
         try:
             return await self._polls.answer(asked)
         finally:

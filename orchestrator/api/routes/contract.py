@@ -90,14 +90,15 @@ def blueprint(api: ApiContext, plain: PlainRoutes) -> Blueprint:  # a route is a
         tag=CONTRACT,
     )
     async def upload(asked: Asked) -> Answer:
+        kinds = asked.headers("Content-Type")
         job, ignored = await uploads.take(
-            next(iter(asked.headers("Content-Type")), ""),
+            kinds[0] if kinds else "",
             asked.length,
             asked.body,
             read_idempotency_key(asked.headers("Idempotency-Key")),
         )
         headers = {"Location": f"/v1/jobs/{job.id}"}
-        body = AcceptedBody(id=job.id, status=Status.QUEUED.value, message=UPLOADED)
+        body = AcceptedBody(id=job.id, status=Status.QUEUED, message=UPLOADED)
         if ignored:
             body["ignored"] = list(ignored)
         return json_answer(body, 201, headers)

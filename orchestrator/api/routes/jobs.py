@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Annotated, Final, Literal, get_args
 
 import trio
@@ -240,16 +240,32 @@ async def _wait_for_change(api: ApiContext, number: int, given: Mapping[str, str
         raise Refusal(400, "bad_parameter", f"until {until[:100]!r}: ended was expected")
     if wait == 0:
         return await job_views.find(api, number)
-    revoked, holds = trio.CancelScope(), still_holds.get() or (lambda: True)
-    with revoked, api.open_requests.listed(holds, revoked.cancel), api.waiters.watch(number) as watch:
+    holds, waiting, revoked = still_holds.get(), trio.CancelScope(), False
+
+    def cut() -> None:
+        nonlocal revoked
+        revoked = True
+        waiting.cancel()
+
+    listed = nullcontext() if holds is None else api.open_requests.listed(holds, cut)
+    with listed, api.waiters.watch(number) as watch:
         row = await job_views.find(api, number)
         if row.change_seq < after <= api.ledger.begun_after:
             return row  # what was told before a power cut was taken back by it
         wanted = after if after >= 0 else (-1 if until else row.change_seq)
-        with trio.move_on_after(wait), suppress(WaitersClosed):
-            while row.change_seq <= wanted or (until and row.status not in OVER):
-                if row.status is Status.CLEANED:
-                    break
-                row = await watch.newer(row.change_seq)
+
+        def is_enough(row: Job) -> bool:
+            if row.status is Status.CLEANED:  # nothing comes after it
+                return True
+            return row.change_seq > wanted and (not until or row.status in OVER)
+
+        if not is_enough(row):
+            waiting.deadline = trio.current_time() + wait
+            with waiting, suppress(WaitersClosed):
+                await watch.newer(row.change_seq, is_enough)
+            if watch.newest is not None and watch.newest.change_seq > row.change_seq:
+                row = watch.newest
+        if revoked:
+            detail = "the token has expired or been revoked meanwhile"
+            raise Refusal(401, "bad_token", detail, headers=CHALLENGE)
         return row
-    raise Refusal(401, "bad_token", "the token has expired or been revoked meanwhile", headers=CHALLENGE)

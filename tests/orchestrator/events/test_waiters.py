@@ -42,6 +42,28 @@ async def test_a_change_wakes_those_who_wait_for_that_job(autojump_clock: trio.t
     assert trio.current_time() == pytest.approx(60, abs=1e-3)
 
 
+async def test_who_waits_for_an_end_is_not_woken_by_what_comes_before() -> None:
+    waiters, seen, looked_at = JobWaiters(), list[Job](), list[int]()
+
+    def is_over(job: Job) -> bool:
+        looked_at.append(job.change_seq)
+        return job.status is Status.FAILED
+
+    async def wait() -> None:
+        with waiters.watch(1) as watch:
+            seen.append(await watch.newer(5, is_over))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        waiters.publish_all([JOB, replace(JOB, status=Status.FAILED)])
+        waiters.publish(replace(JOB, change_seq=6))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (seen, looked_at) == ([], [6]), "it was asked of what is no news, or its task was woken"
+        waiters.publish(over := replace(JOB, change_seq=7, status=Status.FAILED))
+    assert seen == [over]
+
+
 async def test_what_is_published_after_the_watch_began_is_not_missed() -> None:
     waiters = JobWaiters()
     with waiters.watch(1) as watch:

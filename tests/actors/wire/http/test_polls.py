@@ -142,6 +142,21 @@ async def test_what_is_read_as_a_plain_request_is_what_h11_reads() -> None:
     assert taken > 1500 and posted > 100 and left > 100, "of some kind there was too little"
 
 
+async def test_requests_of_the_same_bytes_have_their_own_ends_and_bodies() -> None:
+    others = Ends(("127.0.0.1", 80), ("10.0.0.7", 4711))
+    mine, other = PLAIN.match_plainest(GET, ENDS), PLAIN.match_plainest(GET, others)
+    assert mine is not None and other is not None
+    assert (mine.head.peer, other.head.peer) == (ENDS.peer, others.peer)
+    assert mine.head.found_out is ENDS.found_out and other.head.found_out is others.found_out
+    post = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+    first, second = (PLAIN.match_plainest(post + body, ENDS) for body in (b"", b"ab"))
+    assert first is not None and second is not None
+    assert (first.missing, second.missing) == (3, 1)
+    second.put_body([b"c"])
+    assert (first.missing, second.missing) == (3, 0)
+    assert [b"".join([piece async for piece in one.asked.body]) for one in (first, second)] == [b"", b"abc"]
+
+
 def h11_closes(read: bytes) -> bool:
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(read)
@@ -258,7 +273,7 @@ LENGTH: Final = b"Content-Length: 4\r\n"
     [
         (b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n", UNWATCHED + HALF_CLOSED),
         (b"POST /hang HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\nbody", UNWATCHED + HALF_CLOSED),
-        (b"GET /hang?wait=600 HTTP/1.1\r\nHost: a\r\n\r\n", HALF_CLOSED),
+        (b"GET /hang?wait=600 HTTP/1.1\r\nHost: a\r\n\r\n", UNWATCHED + HALF_CLOSED),
     ],
     ids=["a poll", "an upload", "a long poll"],
 )

@@ -203,6 +203,41 @@ async def test_who_waits_is_let_go_when_the_server_stops(
             server.waiters.close()
 
 
+async def test_waiting_for_the_end_in_vain_answers_with_how_the_job_is_by_then(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    waits, watch = trio.Event(), server.waiters.watch
+
+    def watched(job_id: int) -> object:
+        waits.set()
+        return watch(job_id)
+
+    monkeypatch.setattr(server.waiters, "watch", watched)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                answer = await server.client.get(f"/v1/jobs/{job.id}?wait=60&until=ended")
+                assert (answer.status_code, answer.json()["status"]) == (200, "Running")
+
+            nursery.start_soon(wait)
+            await waits.wait()
+            await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
+            server.waiters.close()
+
+
+async def test_a_job_that_waits_is_told_anew_with_each_reason(server: Server) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    for position in (2, 1, 1, 0):
+        server.whys[job.id] = Waiting(WaitReason.SLOT, f"waits for a slot, {position} before it", position)
+        body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
+        assert (body["position"], body["message"]) == (position, f"waits for a slot, {position} before it")
+    await walk(server.ledger, job, S.PROCESSING)
+    body = (await server.client.get(f"/v1/jobs/{job.id}")).json()
+    assert (body["status"], body["position"], body["waiting_for"]) == ("Processing", None, None)
+
+
 @pytest.mark.parametrize(
     "query",
     [
