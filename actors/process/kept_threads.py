@@ -36,37 +36,48 @@ class _Wake:
 
 
 class _Call:
-    """One that waits for its turn in a thread. `wake` None: trio wakes the task that waits for it."""
+    """One that waits for its turn in a thread, and the task that waits for it, or else who is told of its
+    outcome. `wake` None: trio wakes or tells them."""
 
-    __slots__ = ("answer", "arguments", "claim", "task", "token", "wake", "work")
+    __slots__ = ("answer", "arguments", "claim", "landed", "task", "token", "wake", "work")
 
-    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...], wake: _Wake | None) -> None:
-        self.work, self.arguments, self.wake = work, arguments, wake
+    def __init__(
+        self,
+        work: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        wake: _Wake | None,
+        *,
+        takes_back: bool,
+        landed: Callable[[outcome.Outcome[Any]], None] | None = None,
+    ) -> None:
+        self.work, self.arguments, self.wake, self.landed = work, arguments, wake, landed
         self.answer: outcome.Outcome[Any]
-        self.claim = threading.Lock()
+        self.claim = threading.Lock() if takes_back else None
         """Who has it decides: the thread that begins, or the task that is cancelled before."""
         if wake is None:
             self.task = trio.lowlevel.current_task()
             self.token = trio.lowlevel.current_trio_token()
 
-    async def wait(self, takes_back: bool) -> None:
-        """Until there is an answer. Cancelled it is taken back, if `takes_back` and it has not begun."""
+    async def wait(self) -> None:
+        """Until there is an answer. Cancelled it is taken back, if that can be and it has not begun."""
         if self.wake is None:
 
             def give_up(_: object) -> trio.lowlevel.Abort:
-                taken = takes_back and self.claim.acquire(blocking=False)
-                return trio.lowlevel.Abort.SUCCEEDED if taken else trio.lowlevel.Abort.FAILED
+                return trio.lowlevel.Abort.SUCCEEDED if self._take_back() else trio.lowlevel.Abort.FAILED
 
             await trio.lowlevel.wait_task_rescheduled(give_up)
             return
         try:
             await trio.lowlevel.wait_readable(self.wake.fd)
         except trio.Cancelled:
-            if takes_back and self.claim.acquire(blocking=False):
+            if self._take_back():
                 raise
             with trio.CancelScope(shield=True):
                 await trio.lowlevel.wait_readable(self.wake.fd)
         os.eventfd_read(self.wake.fd)
+
+    def _take_back(self) -> bool:
+        return self.claim is not None and self.claim.acquire(blocking=False)
 
     def land(self, answer: outcome.Outcome[Any]) -> None:
         """In the thread."""
@@ -75,7 +86,10 @@ class _Call:
             os.eventfd_write(self.wake.fd, 1)
             return
         with suppress(trio.RunFinishedError):
-            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task)
+            if self.landed is None:
+                self.token.run_sync_soon(trio.lowlevel.reschedule, self.task)
+            else:
+                self.token.run_sync_soon(self.landed, answer)
 
 
 _Calls: TypeAlias = "SimpleQueue[_Call | None]"
@@ -101,19 +115,34 @@ class KeptThreads:
         """What `work` returns or raises; RuntimeError if there is no thread to be had. Cancelled before it
         begins it is not called, if that can be taken back; once begun, it ends."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.under_way >= self._threads and self._threads < self._most:
-            self._begin()
-        call = _Call(work, arguments, wake := self._take_wake())
-        self._calls.put(call)
-        self.under_way += 1
+        call = _Call(work, arguments, wake := self._take_wake(), takes_back=self.takes_back)
+        self._put(call)
         try:
-            await call.wait(self.takes_back)
+            await call.wait()
         finally:
             self.under_way -= 1
         if wake is not None:
             self._wakes.append(wake)
         answer: T = call.answer.unwrap()
         return answer
+
+    def start(
+        self, landed: Callable[[outcome.Outcome[T]], None], work: Callable[[*Ts], T], *arguments: *Ts
+    ) -> None:
+        """The same without waiting: `landed` is called in trio's thread, in no task of the caller's, and may
+        neither wait nor raise. It cannot be taken back."""
+
+        def land(answer: outcome.Outcome[T]) -> None:
+            self.under_way -= 1
+            landed(answer)
+
+        self._put(_Call(work, arguments, None, takes_back=False, landed=land))
+
+    def _put(self, call: _Call) -> None:
+        if self.under_way >= self._threads and self._threads < self._most:
+            self._begin()
+        self._calls.put(call)
+        self.under_way += 1
 
     def _take_wake(self) -> _Wake | None:
         """None where as many wait as there may be threads, or there is no descriptor to be had."""
@@ -138,7 +167,7 @@ class KeptThreads:
 
 def _serve(calls: _Calls) -> None:
     while (call := calls.get()) is not None:
-        if call.claim.acquire(blocking=False):
+        if call.claim is None or call.claim.acquire(blocking=False):
             call.land(outcome.capture(call.work, *call.arguments))
         del call  # nothing of it is kept until the next one comes
     calls.put(None)  # for the next thread

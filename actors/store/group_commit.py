@@ -29,9 +29,10 @@ import sqlite_anyio
 import trio
 
 from actors.ports.world import Clock
+from actors.process.kept_threads import KeptThreads
 from actors.store.durable import is_failed_sync, is_full, is_passing
 from actors.store.reserve import Reserve
-from actors.store.sqlite_thread import run_on_connection
+from actors.store.sqlite_thread import thread_of
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class Batch(Generic[R]):
     seq: int
     changed: list[R] = field(default_factory=list)
     undo: list[Callable[[], object]] = field(default_factory=list)
+    has_failed: bool = False
+    """Whether an item failed."""
     found_full: bool = False
     """Whether an item failed for want of room."""
     hard: bool = True
@@ -140,13 +143,22 @@ class GroupCommit(Generic[B]):
         self._timed = timed
         self._is_hard: bool | None = None
         self._soft_until = math.inf
+        self._softened = trio.Event()
+        """Set when there are soft commits again."""
         self._pending: dict[_PendingWrite[B], None] = {}
         self._flying: list[_PendingWrite[B]] = []
-        self._bell = trio.Event()
+        self._is_held_up = False
+        """Whether the batch under way has landed and needs room, or the reserve does, before all goes on."""
+        self._began_at = -math.inf
+        self._is_idle = False
+        """Whether the task waits for something to write."""
+        self._is_ending = False
+        """Whether it was cancelled while a batch is under way."""
         self._stopped = False
         self._well_at = -math.inf
-        self.committing = trio.Lock()
-        """Whoever holds it knows that nothing is written."""
+        self._db: sqlite3.Connection
+        self._thread: KeptThreads
+        self._task: trio.lowlevel.Task
 
     async def write(
         self, work: Callable[[B], T], *, urgent: bool = False, size: int = 0, soft: bool = False
@@ -160,7 +172,8 @@ class GroupCommit(Generic[B]):
             raise self._explain(Stopped("it has stopped; nothing was written"))
         item = _PendingWrite(work, trio.lowlevel.current_task(), urgent, size, soft)
         self._pending[item] = None
-        self._bell.set()
+        if self._is_idle:
+            self._wake()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             if item not in self._pending:
@@ -177,108 +190,168 @@ class GroupCommit(Generic[B]):
         return not self._stopped and trio.current_time() < self._well_at + within
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit what comes, until cancelled. A batch under way is finished and answered first."""
-        task_status.started()
-        try:
-            while True:
-                if not self._bell.is_set():
-                    await self._wait()
-                self._bell = trio.Event()
-                while self._pending or trio.current_time() >= self._soft_until:
-                    await self._hold()
-                    try:
-                        await self._commit()
-                    finally:
-                        self.committing.release()
-                    if self._pending:
+        """Commit what comes, until cancelled. A batch under way is finished and answered first. What it
+        raises it raises in a group."""
+        self._db, self._thread = await thread_of(self._connection)
+        async with trio.open_nursery() as nursery:
+            self._task = trio.lowlevel.current_task()
+            nursery.start_soon(self._tell_when_due)
+            task_status.started()
+            try:
+                while True:
+                    if not self._pending and not self._is_due():
+                        await self._rest(is_idle=True)
+                    elif await self._commit():
                         # Who was just answered mostly goes on to write: that belongs into the same commit as
-                        # what has come meanwhile. Tasks of one turn of the loop run in any order: two turns.
+                        # what has come meanwhile. Tasks of one turn of the loop run in any order, and this
+                        # one was woken in theirs: so not before the next.
                         await trio.lowlevel.checkpoint()
-                        await trio.lowlevel.checkpoint()
-        finally:
-            self._stopped = True
-            self._flying += self._pending
-            self._pending.clear()
-            self._land()
+            finally:
+                self._stopped = True
+                self._flying += self._pending
+                self._pending.clear()
+                self._answer()
 
-    async def _wait(self) -> None:
-        """For the bell, or until soft commits are due."""
-        if self._soft_until == math.inf:  # no timer for nothing
-            await self._bell.wait()
-            return
-        with trio.move_on_at(self._soft_until):
-            await self._bell.wait()
+    async def _tell_when_due(self) -> None:
+        """Wake the task when soft commits have to be made durable. This sleeps until the first of them would
+        have to be, and only then looks what has become of it: no timer is set and taken back for each."""
+        while True:
+            if trio.current_time() < self._soft_until < math.inf:
+                await trio.sleep_until(self._soft_until)
+                continue
+            if self._soft_until < math.inf:
+                self._wake()
+            self._softened = trio.Event()
+            await self._softened.wait()
 
-    async def _hold(self) -> None:
-        """Take the lock: at once where it is free, as it mostly is, and not with the loop's next turn."""
-        try:
-            self.committing.acquire_nowait()
-        except trio.WouldBlock:
-            await self.committing.acquire()
+    def _is_due(self) -> bool:
+        return self._soft_until < math.inf and trio.current_time() >= self._soft_until
 
-    async def _commit(self) -> None:
-        self._flying = self._next()
+    async def _rest(self, *, is_idle: bool) -> bool:
+        """Wait for something to write; or, if it is not idle, for the batch under way, and then, if nothing
+        else has come, for something to write. Whether somebody was answered in this turn of the loop."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            if not self._is_idle:
+                self._is_ending = True
+                return trio.lowlevel.Abort.FAILED
+            self._is_idle = False
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._is_idle = is_idle
+        answered: bool = await trio.lowlevel.wait_task_rescheduled(abort)
+        return answered
+
+    def _wake(self) -> None:
+        if self._is_idle:
+            self._is_idle = False
+            trio.lowlevel.reschedule(self._task, outcome.Value(False))
+
+    async def _commit(self) -> bool:
+        """Write the next batch; whether somebody was answered in this turn of the loop. What goes well is
+        answered where the thread's call lands, without a step of this task, and then this waits on."""
+        self._flying, hard = self._next()
         for item in self._flying:
             del self._pending[item]
-        # Cancelled before the thread has it, it was not begun; after that it is not interrupted.
-        had_room = await self._try(self._flying)
-        if had_room and self._reserve_held:
-            self._land()
-            return
+        self._began_at = trio.current_time()
+        try:
+            self._thread.start(self._landed, self._write, self._db, self._flying, self._clock.now(), hard)
+        except RuntimeError as error:
+            self._settle(self._flying, outcome.Error(error))
+        else:
+            answered = await self._rest(is_idle=False)
+            if not self._is_held_up:
+                return answered
         with trio.CancelScope(shield=True):
-            if not had_room:
-                await self._make_room()
-            self._land()
+            await self._make_room()
+            self._answer()
             if not self._reserve_held:
                 self._reserve_held = await _ask(self._reserve.hold)
+        self._is_held_up = False
+        await trio.lowlevel.checkpoint()
+        return True
 
-    def _next(self) -> list[_PendingWrite[B]]:
-        size = 0
+    def _next(self) -> tuple[list[_PendingWrite[B]], bool]:
+        """The next batch, and whether it is a hard one."""
+        size, hard = 0, self._harden is None or not self._pending
         flying: list[_PendingWrite[B]] = []
         for item in islice(self._pending, self._most):
             size += item.size
             if flying and size > BYTES:
                 break
             flying.append(item)
-        return flying
+            hard = hard or not item.soft
+        return flying, hard
 
-    async def _try(self, items: Sequence[_PendingWrite[B]]) -> bool:
-        """Write them, and set their answers. False if any of them found no room."""
-        now, began = self._clock.now(), trio.current_time()
+    def _landed(self, answer: outcome.Outcome[B]) -> None:
+        """The thread is done with the batch: called by the loop, in no task that could wait."""
         try:
-            batch = await run_on_connection(self._connection, lambda db: self._write(db, items, now))
-        except Exception as error:
+            self._is_held_up = not self._settle(self._flying, answer) or not self._reserve_held
+        except BaseException as error:
+            trio.lowlevel.reschedule(self._task, outcome.Error(error))
+            return
+        if not self._is_held_up:
+            self._answer()
+            if not self._pending and not self._is_ending and not self._is_due():
+                self._is_idle = True
+                return
+        trio.lowlevel.reschedule(self._task, outcome.Value(True))
+
+    def _settle(self, items: Sequence[_PendingWrite[B]], answer: outcome.Outcome[B]) -> bool:
+        """Set their answers. False if any of them found no room."""
+        now = trio.current_time()
+        if type(answer) is outcome.Error:
             # Outside any one item: nothing of the batch holds.
+            error = answer.error
+            if not isinstance(error, Exception):
+                raise error
             self._well_at = -math.inf
             for item in items:
                 self._fail(item, error)
             if self._sync_failed is not None and is_failed_sync(error):
                 self._sync_failed(error)
             if not items:
-                self._soft_until = trio.current_time() + SOFT_FOR
+                self._soften(now + SOFT_FOR)
             return not is_full(error)
-        self._timed(trio.current_time() - began, len(items))
+        batch = answer.unwrap()
+        self._timed(now - self._began_at, len(items))
         if batch.hard:
             self._soft_until = math.inf
-        else:
-            self._soft_until = min(self._soft_until, trio.current_time() + SOFT_FOR)
-        failed = any(isinstance(item.answer, outcome.Error) for item in items)
-        self._well_at = -math.inf if failed else trio.current_time()
+        elif self._soft_until == math.inf:
+            self._soften(now + SOFT_FOR)
+        self._well_at = -math.inf if batch.has_failed else now
         self._committed(batch)
         return not batch.found_full
+
+    def _soften(self, until: float) -> None:
+        self._soft_until = until
+        self._softened.set()
+
+    async def _try(self, item: _PendingWrite[B]) -> bool:
+        """Write one by itself. False if it found no room."""
+        hard = self._harden is None or not item.soft
+        answer: outcome.Outcome[B]
+        self._began_at = trio.current_time()
+        try:
+            answer = outcome.Value(
+                await self._thread.run(self._write, self._db, [item], self._clock.now(), hard)
+            )
+        except Exception as error:
+            answer = outcome.Error(error)
+        return self._settle([item], answer)
 
     async def _make_room(self) -> None:
         """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
         there is a reserve for it."""
         full = [item for item in self._flying if item.is_full]
         for item in full:
-            if len(self._flying) > 1 and await self._try([item]):
+            if len(self._flying) > 1 and await self._try(item):
                 continue
             if item.urgent and await _ask(self._reserve.let_go):
                 self._reserve_held = False
-                await self._try([item])
+                await self._try(item)
 
-    def _land(self) -> None:
+    def _answer(self) -> None:
         """Wake whoever waits. There is no checkpoint between a commit and this."""
         for item in self._flying:
             answer = item.answer
@@ -289,9 +362,8 @@ class GroupCommit(Generic[B]):
 
     # ------------------------------------------------------------------ in the thread
 
-    def _write(self, db: sqlite3.Connection, items: Sequence[_PendingWrite[B]], now: float) -> B:
+    def _write(self, db: sqlite3.Connection, items: Sequence[_PendingWrite[B]], now: float, hard: bool) -> B:
         """The items in one transaction. What they answer holds only if this returns."""
-        hard = self._harden is None or not items or not all(item.soft for item in items)
         apart = False
         while True:
             try:
@@ -318,11 +390,11 @@ class GroupCommit(Generic[B]):
             db.execute("BEGIN IMMEDIATE")
             batch = self._begin(db, now)
             batch.hard, batch.hardens = hard, hard and self._soft_until < math.inf
-            for item in items:
-                if apart:
+            if apart:
+                for item in items:
                     self._apply_apart(item, batch)
-                else:
-                    self._apply(item, batch)
+            else:
+                _apply_all(items, batch)
             batch.finish()
             db.execute("COMMIT")
             batch.committed()
@@ -335,15 +407,6 @@ class GroupCommit(Generic[B]):
                 db.execute("ROLLBACK")
         return batch
 
-    def _apply(self, item: _PendingWrite[B], batch: B) -> None:
-        try:
-            item.answer = outcome.Value(item.work(batch))
-        except Exception as error:
-            if not batch.db.in_transaction:
-                # SQLite has taken the whole transaction back by itself (no room, no memory).
-                raise
-            raise _ItemFailed from error
-
     def _apply_apart(self, item: _PendingWrite[B], batch: B) -> None:
         db, before = batch.db, (batch.seq, len(batch.changed), len(batch.undo))
         db.execute("SAVEPOINT item")
@@ -355,6 +418,7 @@ class GroupCommit(Generic[B]):
             db.execute("ROLLBACK TO item")
             batch.back_to(*before)
             self._fail(item, error)
+            batch.has_failed = True
             batch.found_full |= item.is_full
         db.execute("RELEASE item")
 
@@ -364,6 +428,17 @@ class GroupCommit(Generic[B]):
         if explained is not error:
             explained.__cause__ = error
         item.answer = outcome.Error(explained)
+
+
+def _apply_all(items: Sequence[_PendingWrite[B]], batch: B) -> None:
+    try:
+        for item in items:
+            item.answer = outcome.Value(item.work(batch))
+    except Exception as error:
+        if not batch.db.in_transaction:
+            # SQLite has taken the whole transaction back by itself (no room, no memory).
+            raise
+        raise _ItemFailed from error
 
 
 async def _ask(reserve: Callable[[], bool]) -> bool:

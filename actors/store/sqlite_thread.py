@@ -29,11 +29,14 @@ async def run_on_connection(
     its thread anew. Here a connection has a thread of its own, from its first use until it is forgotten. Any
     number of statements are one call, and no cancellation interrupts it half-way.
     """
-    db, thread = _threads.get(connection) or await _begin(connection)
+    db, thread = _threads.get(connection) or await thread_of(connection)
     return await thread.run(work, db)
 
 
-async def _begin(connection: sqlite_anyio.Connection) -> tuple[sqlite3.Connection, KeptThreads]:
+async def thread_of(connection: sqlite_anyio.Connection) -> tuple[sqlite3.Connection, KeptThreads]:
+    """The real connection, and the thread in which alone it may be used."""
+    if (begun := _threads.get(connection)) is not None:
+        return begun
     found: list[sqlite3.Connection] = []
 
     def factory(db: sqlite3.Connection) -> sqlite3.Cursor:

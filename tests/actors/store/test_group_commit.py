@@ -15,7 +15,7 @@ import pytest
 import sqlite_anyio
 import trio
 import trio.testing
-from support.data.ledgers import SetClock
+from support.data.ledgers import SetClock, one_commit
 
 from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit, Stopped
 from actors.store.reserve import Reserve
@@ -101,11 +101,11 @@ async def test_an_item_that_fails_takes_back_what_it_did_and_nothing_of_the_othe
             await commits.write(work)
 
     async def write_at_once(*numbers: int) -> list[str]:
-        said.clear()
-        async with trio.open_nursery() as nursery, commits.committing:
+        async with one_commit(commits) as nursery:
+            said.clear()
             for number in numbers:
                 nursery.start_soon(write, number)
-            await trio.testing.wait_all_tasks_blocked()
+        assert said.pop(0) == "COMMIT", "of the one before"
         return [one.split()[0] for one in said]
 
     assert await write_at_once(0, 2) == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
@@ -121,7 +121,8 @@ async def test_a_batch_that_cannot_be_finished_fails_all_of_it_and_is_taken_back
     answers: list[object] = []
 
     def broken(batch: Batch[str]) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        if batch.undo:
+            raise OSError(errno.EIO, "Input/output error")
 
     async def write(number: int) -> None:
         def work(batch: Batch[str]) -> None:
@@ -134,10 +135,9 @@ async def test_a_batch_that_cannot_be_finished_fails_all_of_it_and_is_taken_back
 
     with monkeypatch.context() as patch:
         patch.setattr(Batch, "finish", broken)
-        async with trio.open_nursery() as nursery, commits.committing:
+        async with one_commit(commits) as nursery:
             for number in range(3):
                 nursery.start_soon(write, number)
-            await trio.testing.wait_all_tasks_blocked()
     assert sorted(undone) == [0, 1, 2] and answers == [errno.EIO] * 3
 
 
@@ -236,14 +236,13 @@ async def test_one_that_has_to_be_hard_makes_the_whole_batch_hard(reserve: Reser
 
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
-        async with trio.open_nursery() as writers, made.committing:
+        async with one_commit(made) as writers:
             writers.start_soon(partial(made.write, work, soft=True))
             writers.start_soon(partial(made.write, work))
-            await trio.testing.wait_all_tasks_blocked()
-        assert said == [True]
+        assert said == [True, True]
         needed = True
         assert await made.write(work, soft=True) == "written"
-        assert said == [True, True] and undone == [1], "once taken back, and done again"
+        assert said == [True, True, True] and undone == [1], "once taken back, and done again"
         nursery.cancel_scope.cancel()
     await connection.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from support.data.ledgers import by_owner, new_job, open_ledger, walk
+from support.data.ledgers import by_owner, new_job, one_commit, open_ledger, walk
 
 from actors.domain.changes import ChangeResult, JobDetails, MoveAttempt, SetMessage
 from actors.domain.job import AttemptState, Job
@@ -137,12 +137,11 @@ async def test_a_row_is_as_it_was_committed_though_another_of_its_batch_failed(t
             with pytest.raises(OSError):
                 await writer.write(lambda batch: (tmp_path / "none").read_bytes())
 
-        async with trio.open_nursery() as nursery, writer.committing:
+        async with one_commit(writer) as nursery:
             changes = [SetMessage(job.id, key, "nearly over"), MoveAttempt(key, AttemptState.OVER)]
             nursery.start_soon(ledger.record, changes)
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(fail)
-            await trio.testing.wait_all_tasks_blocked()
         assert await ledger.get(job.id) == (await fresh(ledger))[job.id]
 
 

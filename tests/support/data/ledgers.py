@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+import trio.testing
 
 from actors.domain.changes import ChangeResult, NewJob, Transition
 from actors.domain.job import Attempt, Job
 from actors.domain.status import OWNER, Owner, Status
 from actors.ports.ledger import Ledger
+from actors.store.group_commit import GroupCommit
 from orchestrator.ledger.job_lists import JobFilter
 from orchestrator.ledger.ledger import SqliteLedger
 from orchestrator.ledger.tables.batches import NewBatch
@@ -46,6 +49,27 @@ async def open_ledger(
             nursery.cancel_scope.cancel()
     finally:
         await ledger.aclose()
+
+
+@asynccontextmanager
+async def one_commit(writer: GroupCommit[Any]) -> AsyncIterator[trio.Nursery]:
+    """What the tasks of this nursery write goes into one commit: until they all wait, the writer is busy with
+    an empty one."""
+    begun, go_on = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def be_busy(_: object) -> None:
+        token.run_sync_soon(begun.set)
+        go_on.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.write, be_busy)
+        try:
+            await begun.wait()
+            yield nursery
+            await trio.testing.wait_all_tasks_blocked()
+        finally:
+            go_on.set()
 
 
 def new_job(user: int = 7, service: str = "example", **more: object) -> NewJob:
