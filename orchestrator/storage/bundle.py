@@ -14,9 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
+from typing import Final
 
 from actors.ports.storage import StorageError
 from actors.wire.files.names import spell
+
+_read_json: Final = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,10 @@ def unpack(data: bytes) -> Bundle:
     """Raises StorageError for what `pack` has not made."""
     start = 4 + int.from_bytes(data[:4], "big")
     try:
-        head = json.loads(data[4:start])
+        text = data[4:start].decode()
+        head, end = _read_json(text)
+        if text[end:]:
+            raise ValueError
         at, files = int(head["at"]), {}
         for name, size in head["files"]:
             files[str(name)] = data[start : start + int(size)]

@@ -26,9 +26,9 @@ _NEWEST: Final = 45
 _OTHER_NAME: Final = 0x7075
 """An extra field by which some readers know an entry under another name."""
 _LONGEST_TARGET: Final = 64 * 1024
+_LINK: Final = stat.S_IFLNK >> 12
 _ISAL_ERROR: Final[Any] = isal_zlib.error
 
-_Taking: TypeAlias = Generator[None, None, bytes]
 _Reading: TypeAlias = Generator[None, None, None]
 
 
@@ -75,6 +75,8 @@ class ZipCheck:
         self.excess = ""
         self._unpacked = 0
         self._data = b""
+        self._size = 0
+        """Bytes of the data."""
         self._place = 0
         """How much of the data was taken."""
         self._at = 0
@@ -86,11 +88,11 @@ class ZipCheck:
         """The next bytes. Blocks until they are unpacked."""
         if self._reading is None:
             return
-        self._data, self._place = self._data[self._place :] + data, 0
+        self._keep(self._data[self._place :] + data)
         try:
             next(self._reading)
         except StopIteration:
-            self._is_sound = not self._left
+            self._is_sound = self._place == self._size
             self._reading = None
         except (_NotPlain, _ISAL_ERROR, struct.error, UnicodeDecodeError):
             self._stop()
@@ -114,36 +116,54 @@ class ZipCheck:
 
     def _stop(self) -> None:
         self._reading = None
-        self._data, self._place = b"", 0
+        self._keep(b"")
 
-    @property
-    def _left(self) -> int:
-        return len(self._data) - self._place
+    def _keep(self, data: bytes) -> None:
+        self._data, self._size, self._place = data, len(data), 0
+
+    def _take(self, size: int) -> bytes | None:
+        """None if that much is not there yet: then wait for more."""
+        end = self._place + size
+        if end > self._size:
+            return None
+        taken = self._data[self._place : end]
+        self._place = end
+        self._at += size
+        return taken
 
     # ------------------------------------------------------------------ in the order of the zip
 
     def _read(self) -> _Reading:
         members: list[_Seen] = []
-        while (signature := (yield from self._take(4))) == form.IS_LOCAL:
+        while (yield from self._signature()) == form.IS_LOCAL:
             if self.most is not None and len(members) == self.most.members:
                 raise _TooMuch(
                     f"the zip holds more than {self.most.members} files, which are all there may be"
                 )
-            members.append((yield from self._member(signature)))
-        begin = self._at - 4
+            members.append((yield from self._member()))
+        begin = self._at
         for member in members:
-            yield from self._listed(signature, member)
-            signature = yield from self._take(4)
-        yield from self._end(signature, len(members), begin)
+            yield from self._listed(member)
+        yield from self._end(len(members), begin)
 
-    def _member(self, signature: bytes) -> Generator[None, None, _Seen]:
-        at = self._at - 4
-        record = form.LOCAL.unpack(signature + (yield from self._take(form.LOCAL.size - 4)))
-        _, _, flags, method, _, crc, packed, size, name_length, extra_length = record
+    def _signature(self) -> Generator[None, None, bytes]:
+        """That of the next record, which is not taken by this."""
+        while self._size - self._place < 4:
+            yield
+        return self._data[self._place : self._place + 4]
+
+    def _member(self) -> Generator[None, None, _Seen]:
+        at = self._at
+        while (record := self._take(form.LOCAL.size)) is None:
+            yield
+        _, _, flags, method, _, crc, packed, size, name_length, extra_length = form.LOCAL.unpack(record)
         if flags & ~_UNDERSTOOD or method not in (form.STORED, form.DEFLATED):
             raise _NotPlain
-        raw, extra = yield from self._named(name_length, extra_length)
-        size, packed = _widen(extra, size, packed)
+        while (named := self._take(name_length + extra_length)) is None:
+            yield
+        extra = _extra_fields(named[name_length:])
+        if form.EXTRA_64 in extra:
+            size, packed = _widen(extra, size, packed)
         if method == form.DEFLATED:
             found = yield from self._inflate()
         elif flags & form.SUMS_BEHIND:
@@ -153,16 +173,14 @@ class ZipCheck:
         crc_there, packed_there, size_there, digest = found
         if flags & form.SUMS_BEHIND:
             layout = form.BEHIND_64 if form.EXTRA_64 in extra else form.BEHIND
-            behind, crc, packed, size = layout.unpack((yield from self._take(layout.size)))
+            while (sums := self._take(layout.size)) is None:
+                yield
+            behind, crc, packed, size = layout.unpack(sums)
             if behind != form.IS_BEHIND:
                 raise _NotPlain
         if (crc, packed, size) != (crc_there, packed_there, size_there):
             raise _NotPlain
-        return _Seen(raw, at, flags, method, crc, packed, size, digest)
-
-    def _named(self, name: int, extra: int) -> Generator[None, None, tuple[bytes, Mapping[int, bytes]]]:
-        taken = yield from self._take(name + extra)
-        return taken[:name], _extra_fields(taken[name:])
+        return _Seen(named[:name_length], at, flags, method, crc, packed, size, digest)
 
     def _count(self, size: int) -> None:
         self._unpacked += size
@@ -174,11 +192,11 @@ class ZipCheck:
         crc = packed = size = 0
         start = b""
         while not engine.eof:
-            if not self._left:
+            if self._place == self._size:
                 yield
                 continue
             data = self._data[self._place :]
-            self._data, self._place = b"", 0
+            self._keep(b"")
             packed += len(data)
             more = True
             while not engine.eof and (data or more):
@@ -188,7 +206,7 @@ class ZipCheck:
                 size += len(piece)
                 self._count(len(piece))
                 start += piece[: _LONGEST_TARGET - len(start)]
-        self._data = engine.unused_data
+        self._keep(engine.unused_data)
         packed -= len(engine.unused_data)
         self._at += packed
         return crc, packed, size, _digest(start) if size <= _LONGEST_TARGET else b""
@@ -196,58 +214,67 @@ class ZipCheck:
     def _copy(self, size: int) -> Generator[None, None, tuple[int, int, int, bytes]]:
         crc, left, start = 0, size, b""
         while left:
-            piece = yield from self._take(min(left, max(1, self._left)))
-            left -= len(piece)
-            self._count(len(piece))
+            if self._place == self._size:
+                yield
+                continue
+            piece = self._data[self._place : self._place + left]
+            taken = len(piece)
+            self._place += taken
+            self._at += taken
+            left -= taken
+            self._count(taken)
             crc = isal_zlib.crc32(piece, crc)
-            start += piece[: _LONGEST_TARGET - len(start)]
+            if size <= _LONGEST_TARGET:
+                start += piece
         return crc, size, size, _digest(start) if size <= _LONGEST_TARGET else b""
 
-    def _listed(self, signature: bytes, member: _Seen) -> _Reading:
+    def _listed(self, member: _Seen) -> _Reading:
         """The zip's directory says the same of a member."""
-        record = form.CENTRAL.unpack(signature + (yield from self._take(form.CENTRAL.size - 4)))
-        _, _, _, version, flags, method, _, crc, packed, size, name_length, extra_length, *rest = record
-        comment, disk, _, attributes, at = rest
-        raw, extra = yield from self._named(name_length, extra_length)
-        size, packed, at = _widen(extra, size, packed, at)
+        while (record := self._take(form.CENTRAL.size)) is None:
+            yield
+        signature, _, _, version, flags, method, _, crc, packed, size, *rest = form.CENTRAL.unpack(record)
+        name_length, extra_length, comment, disk, _, attributes, at = rest
+        while (named := self._take(name_length + extra_length)) is None:
+            yield
+        raw, extra = named[:name_length], _extra_fields(named[name_length:])
+        if form.EXTRA_64 in extra:
+            size, packed, at = _widen(extra, size, packed, at)
         if signature != form.IS_CENTRAL or version > _NEWEST or comment or disk or _OTHER_NAME in extra:
             raise _NotPlain
-        if member != _Seen(raw, at, flags, method, crc, packed, size, member.digest):
+        seen = (member.raw, member.at, member.flags, member.method, member.crc, member.packed, member.size)
+        if seen != (raw, at, flags, method, crc, packed, size):
             raise _NotPlain
         name = raw.decode("utf-8" if flags & form.UTF8 else "ascii")
-        path = name.rstrip("/")
-        if not path or "\0" in name or name.startswith("/") or ".." in name.split("/"):
+        is_directory = name[-1:] == "/"
+        path = name.rstrip("/") if is_directory else name
+        if not path or "\0" in name or name[0] == "/" or (".." in name and ".." in name.split("/")):
             raise _NotPlain
         if path in self._members:
             raise _NotPlain
-        is_link = stat.S_ISLNK(attributes >> 16)
-        self._members[path] = member, "directory" if name.endswith("/") else "link" if is_link else "file"
+        is_link = attributes >> 28 == _LINK
+        self._members[path] = member, "directory" if is_directory else "link" if is_link else "file"
 
-    def _end(self, signature: bytes, count: int, begin: int) -> _Reading:
-        told = (0, 0, count, count, self._at - 4 - begin, begin)
+    def _end(self, count: int, begin: int) -> _Reading:
+        told = (0, 0, count, count, self._at - begin, begin)
         most = told
-        if signature == form.IS_END_64:
-            at = self._at - 4
-            record = form.END_64.unpack(signature + (yield from self._take(form.END_64.size - 4)))
-            locator = form.LOCATOR.unpack((yield from self._take(form.LOCATOR.size)))
+        if (yield from self._signature()) == form.IS_END_64:
+            at = self._at
+            while (taken := self._take(form.END_64.size + form.LOCATOR.size)) is None:
+                yield
+            record = form.END_64.unpack_from(taken)
             if record[1] != form.END_64.size - 12 or record[4:] != told:
                 raise _NotPlain
-            if locator != (form.IS_LOCATOR, 0, at, 1):
+            if form.LOCATOR.unpack_from(taken, form.END_64.size) != (form.IS_LOCATOR, 0, at, 1):
                 raise _NotPlain
             most = (form.MOST_ENTRIES,) * 4 + (form.MOST,) * 2
-            signature = yield from self._take(4)
-        record = form.END.unpack(signature + (yield from self._take(form.END.size - 4)))
-        fits = all(one in pair for one, *pair in zip(record[1:7], told, most, strict=True))
-        if signature != form.IS_END or not fits or record[7]:
-            raise _NotPlain
-
-    def _take(self, size: int) -> _Taking:
-        while (end := self._place + size) > len(self._data):
+        while (taken := self._take(form.END.size)) is None:
             yield
-        taken = self._data[self._place : end]
-        self._place = end
-        self._at += size
-        return taken
+        record = form.END.unpack(taken)
+        fits = record[1:7] == told or all(
+            one in pair for one, *pair in zip(record[1:7], told, most, strict=True)
+        )
+        if record[0] != form.IS_END or not fits or record[7]:
+            raise _NotPlain
 
 
 def _digest(data: bytes) -> bytes:
