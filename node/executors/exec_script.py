@@ -30,43 +30,66 @@ _SPENT = 0.01
 
 
 class Request:
-    """What one payload needs to run: fields that each end with a NUL, in this order.
+    """What one payload needs to run: fields that each end with a NUL, in the order of `__init__`.
 
     `uid` -1: the node's user, with its groups. `rlimits`: of each process, by their numbers. `limits`: of all
-    of it, by the names of `JobLimits`; `entrances`: of its control group, if it has one. `read`, `write`,
-    `devices`: paths that it is given where something is kept from it, `work` not among them. `scratch`: where
-    it finds its `/tmp`, empty for nowhere. `shared_memory`: bytes of `/dev/shm`. `passwd`, `group`: what it
-    reads in these files.
+    of it, by the names of `JobLimits`; `entrances`: of its control group, if it has one. `counts`: how many
+    of the rest are its arguments, and how many of `read`, `write`, `devices`: paths that it is given where
+    something is kept from it, `work` not among them. `scratch`: where it finds its `/tmp`, empty for nowhere.
+    `shared_memory`: bytes of `/dev/shm`. `passwd`, `group`: what it reads in these files. Last come the names
+    of its environment, each followed by its value.
     """
 
     def __init__(self, packed: bytes) -> None:
-        fields = iter(packed.split(b"\0")[:-1])
-        self.key = os.fsdecode(next(fields))
-        self.nonce = os.fsdecode(next(fields))
-        self.directory = next(fields)
-        self.grace = float(next(fields))
-        self.log_limit = int(next(fields))
-        self.uid, self.gid = int(next(fields)), int(next(fields))
-        self.groups = [int(each) for each in next(fields).split()]
-        limits = (each.split(b"=") for each in next(fields).split())
-        self.rlimits = [(int(number), int(value)) for number, value in limits]
-        totals = (each.split(b"=") for each in next(fields).split())
-        self.limits = {name.decode(): float(value) for name, value in totals}
+        (
+            self.name,
+            nonce,
+            self.directory,
+            grace,
+            log_limit,
+            uid,
+            gid,
+            groups,
+            rlimits,
+            limits,
+            network,
+            containers,
+            self.scratch,
+            shared_memory,
+            self.passwd,
+            self.group,
+            counts,
+            *rest,
+            _,  # behind the last NUL
+        ) = packed.split(b"\0")
+        self.key = self.name.decode()
+        self.nonce = nonce.decode()
+        self.grace = float(grace)
+        self.log_limit = int(log_limit)
+        self.uid, self.gid = int(uid), int(gid)
+        self.groups = [int(each) for each in groups.split()]
+        self.rlimits = [(int(number), int(value)) for number, value in _pairs(rlimits)] if rlimits else []
+        self.limits = {name.decode(): float(value) for name, value in _pairs(limits)} if limits else {}
         self.entrances: list[int] = []
-        self.network = next(fields) == b"1"
-        self.containers = next(fields) == b"1"
-        self.scratch = next(fields)
-        self.shared_memory = int(next(fields))
-        self.passwd, self.group = next(fields), next(fields)
-        self.read, self.write, self.devices, self.arguments = (
-            [next(fields) for _ in range(int(next(fields)))] for _ in range(4)
-        )
-        pairs = (entry.partition(b"=") for entry in fields)
-        self.environment = {name: value for name, _, value in pairs}
+        self.network = network == b"1"
+        self.containers = containers == b"1"
+        self.shared_memory = int(shared_memory)
+        arguments, read, write, devices = map(int, counts.split())
+        read += arguments
+        write += read
+        devices += write
+        self.arguments, self.read = rest[:arguments], rest[arguments:read]
+        self.write, self.devices = rest[read:write], rest[write:devices]
+        self.environment = dict(zip(rest[devices::2], rest[devices + 1 :: 2], strict=True))
 
     @property
     def work(self) -> bytes:
         return self.directory + b"/work"
+
+
+def _pairs(listed: bytes) -> list[list[bytes]]:
+    """Of `NAME=VALUE NAME=VALUE`."""
+    return [each.split(b"=") for each in listed.split()]
 
 
 class StartError(Exception):
@@ -86,13 +109,13 @@ def find_spent(pid: int) -> float:
     return min(time.clock_gettime((~pid << 3) | 2), _SPENT)
 
 
-def try_again_while_scarce(start: Callable[[], int]) -> int:
+def try_again_while_scarce(start: Callable[..., int], *arguments: object) -> int:
     """Raises `StartError`."""
     left = _TRIES
     while True:
         left -= 1
         try:
-            return start()
+            return start(*arguments)
         except StartError as error:
             if not error.passes or not left:
                 raise
@@ -120,7 +143,7 @@ def _spawn(command: list[bytes], request: Request, logs: tuple[int, int]) -> int
         command[0],
         command,
         request.environment,
-        file_actions=[(os.POSIX_SPAWN_DUP2, log, number) for number, log in enumerate(logs, 1)],
+        file_actions=[(os.POSIX_SPAWN_DUP2, logs[0], 1), (os.POSIX_SPAWN_DUP2, logs[1], 2)],
         setsid=True,
         setsigmask=(),
     )

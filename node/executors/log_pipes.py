@@ -35,6 +35,8 @@ class LogPipe:
         self._held = bytearray()
         """Read and not written: what is over the limit, or what the disk does not take."""
         self._failing = False
+        self._ended = False
+        """Whether nobody can print any more."""
         self.left_out = 0
         """Bytes over the limit that are missing in the log."""
         self.unwritten = 0
@@ -61,6 +63,9 @@ class LogPipe:
             piece = os.read(self.reader, min(most, _PIECE))
         except BlockingIOError:
             return None
+        if not piece:
+            self._ended = True
+            return 0
         self.keep(piece)
         return len(piece)
 
@@ -75,16 +80,18 @@ class LogPipe:
 
     def finish(self) -> None:
         """Take what is in the pipe and write the tail, once nothing of the payload lives."""
-        # No more than a pipe holds: who was handed it and is none of the payload's might print for ever.
-        left = fcntl.fcntl(self.reader, _F_GETPIPE_SZ)
-        taken = self.take(left)
-        while taken and taken < left:
-            left -= taken
+        if not self._ended:
+            # No more than a pipe holds: who was handed it and is none of the payload's might print for ever.
+            left = fcntl.fcntl(self.reader, _F_GETPIPE_SZ)
             taken = self.take(left)
+            while taken and taken < left:
+                left -= taken
+                taken = self.take(left)
         if self._over:
             self._begin_tail()
-        self.unwritten += len(self._held) - self._append(self._held)
-        self._held.clear()
+        if self._held:
+            self.unwritten += len(self._held) - self._append(self._held)
+            self._held.clear()
 
     def close(self) -> None:
         """Neither a byte comes in any more nor goes out."""

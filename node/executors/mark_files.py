@@ -46,6 +46,9 @@ IDLE = "idle shepherd"
 ABANDONED = b"abandoned\n"
 """Content of the run mark of a payload that will never start."""
 
+STARTED, ENDED = b"started\n", b"ended\n"
+"""What a shepherd says to its agent before a run mark, and before an end mark."""
+
 HOLD = 0.5
 """Seconds for which an end is held back that SIGKILL or SIGTERM made and nobody of ours ordered. Who takes a
 machine away, or an allocation of one, kills all that runs there in any order: then who watches it dies, too,
@@ -78,21 +81,24 @@ def pack_end(
 ) -> bytes:
     """The end mark of a script that has run. `status` as `wait` tells it, times in seconds, `peak` in bytes;
     `asked`: whether its end was asked for; `more`: what only one executor knows."""
-    logs = list(logs)
+    left_out = unwritten = 0
+    for log in logs:
+        left_out += log.left_out
+        unwritten += log.unwritten
     values = {
         "key": key,
         "nonce": nonce,
         "status": str(status),
-        "started": repr(started),
-        "ended": repr(ended),
-        "wall": repr(wall),
-        "cpu": repr(cpu),
+        "started": f"{started!r}",
+        "ended": f"{ended!r}",
+        "wall": f"{wall!r}",
+        "cpu": f"{cpu!r}",
         "peak": str(peak),
         "asked": str(int(asked)),
-        "left_out": str(sum(log.left_out for log in logs)),
-        "unwritten": str(sum(log.unwritten for log in logs)),
+        "left_out": str(left_out),
+        "unwritten": str(unwritten),
+        **more,
     }
-    values.update(more)
     return pack(values)
 
 
@@ -108,7 +114,11 @@ def unpack(data: bytes) -> dict[str, str] | None:
     lines = data.decode("utf-8", "surrogateescape").split("\n")
     if lines[-2:] != [_COMPLETE, ""]:
         return None
-    return {name: value for name, _, value in (line.partition(" ") for line in lines[:-2])}
+    values = {}
+    for line in lines[:-2]:
+        name, _, value = line.partition(" ")
+        values[name] = value
+    return values
 
 
 def create(name: str, content: bytes, directory: int) -> None:
@@ -135,11 +145,11 @@ def leave_word(directory: int) -> None:
             raise
 
 
-def add(name: str, values: dict[str, str], directory: int) -> None:
+def add(name: str, content: bytes, directory: int) -> None:
     """Say more in a mark that is there."""
     descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
-        os.write(descriptor, pack(values))
+        os.write(descriptor, content)
     finally:
         os.close(descriptor)
 

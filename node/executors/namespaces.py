@@ -63,9 +63,14 @@ _signal, _capset, _unshare, _setns = _libc.signal, _libc.capset, _libc.unshare, 
 
 def _check(result: int, what: str) -> int:
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise _error(what)
     return result
+
+
+def _error(what: str) -> OSError:
+    """Of the call that has just failed."""
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def fork(isolation: str) -> int:
@@ -97,8 +102,8 @@ def map_own_ids(uid: int, gid: int) -> None:
 
 
 def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, how: bytes | None = None) -> None:
-    result = _mount_call(source, target, kind, ctypes.c_ulong(flags), how)
-    _check(result, f"mount {target.decode(errors='replace')}")
+    if _mount_call(source, target, kind, ctypes.c_ulong(flags), how) < 0:
+        raise _error(f"mount {target.decode(errors='replace')}")
 
 
 def mount_own_proc() -> None:
@@ -114,11 +119,13 @@ class Mounts:
         self.descriptor = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def copy(self) -> None:
-        _check(_unshare(_CLONE_NEWNS), "unshare")
+        if _unshare(_CLONE_NEWNS) < 0:
+            raise _error("unshare")
 
     def leave_copy(self) -> None:
         """It is gone with this if nobody else is in it. The kernel takes its time for that."""
-        _check(_setns(self.descriptor, _CLONE_NEWNS), "setns")
+        if _setns(self.descriptor, _CLONE_NEWNS) < 0:
+            raise _error("setns")
 
 
 def have_own_shared_memory(size: int) -> None:
@@ -214,9 +221,10 @@ def adopt_orphans() -> None:
     _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
-def be_called(name: str) -> None:
+def be_called(name: bytes) -> None:
     """What everybody may read of this process, by `procfs.name_of`: 15 bytes of it."""
-    _check(_prctl(_PR_SET_NAME, name.encode(), 0, 0, 0), "prctl")
+    if _prctl(_PR_SET_NAME, name, 0, 0, 0) < 0:
+        raise _error("prctl")
 
 
 def close_to_others() -> None:

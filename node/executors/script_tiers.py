@@ -84,13 +84,13 @@ class Bash(Tier):
 
     def start(self, request: Request, logs: tuple[int, int], errors: int) -> Script:
         if request.uid < 0 and not request.rlimits and not request.entrances:
-            return Script(try_again_while_scarce(lambda: spawn(request, logs)))
+            return Script(try_again_while_scarce(spawn, request, logs))
         return _started(request, logs, NoConfinement(request), self._threads)
 
 
 def _started(request: Request, logs: tuple[int, int], confinement: Confinement, threads: bool) -> Script:
     start = _way_to_start(request, threads)
-    pid = try_again_while_scarce(lambda: start(request, logs, confinement))
+    pid = try_again_while_scarce(start, request, logs, confinement)
     return Script(pid, find_spent(pid) if start is fork else 0.0)
 
 
@@ -268,7 +268,7 @@ class Bubblewrap(Tier):
             confinement = _InBubblewrap(request, self)
         except OSError as error:
             raise StartError("confine", error.errno, os.fsdecode(error.filename or b"")) from None
-        child = try_again_while_scarce(lambda: self._start(request, logs, errors, confinement))
+        child = try_again_while_scarce(self._start, request, logs, errors, confinement)
         return Script(child, find_spent(child))
 
     def _start(self, request: Request, logs: tuple[int, int], errors: int, confinement: _InBubblewrap) -> int:

@@ -10,11 +10,11 @@ the kernel reports as a payload's peak. No threads but the one that starts a scr
 
 CONTROL is a SOCK_SEQPACKET socket to the agent. First the spawner says which isolation works here; then each
 message is one request (`exec_script.Request`) and brings one descriptor: a SOCK_SEQPACKET connection on which
-the shepherd answers with one line, `started` or `failed STAGE ERRNO WORDS`, which is its last; then with
-`ended` when it is ready for another request, on the same connection. LOCK is held by the one spawner of its
-directory, in which `view` is an empty one. FACTS is a descriptor of a file: the tier
-(`tier_facts.TierFacts`). GROUPS is `none` where no control groups are to be made, else `groups`; those
-that can be are named behind the isolation.
+the shepherd answers with `failed STAGE ERRNO WORDS`, which is its last word, or with the line `started` and
+the run mark; then with the line `ended` and the end mark, when it is ready for another request, on the same
+connection. LOCK is held by the one spawner of its directory, in which `view` is an empty one. FACTS is a
+descriptor of a file: the tier (`tier_facts.TierFacts`). GROUPS is `none` where no control groups are to be
+made, else `groups`; those that can be are named behind the isolation.
 
 What a child of a fork touches is copied for it, page by page, and that is most of what it costs: so the
 spawner does what can be done before, and a shepherd does little, with the plainest means.
@@ -48,6 +48,7 @@ from node.executors.process_tree import Tree
 from node.executors.script_tiers import make_tier
 
 _CONNECTION = 3
+_STARTING, _IDLE = mark_files.STARTING.encode(), mark_files.IDLE.encode()
 _CLOEXEC = socket.MSG_CMSG_CLOEXEC
 _INT = struct.Struct("i")
 _DESCRIPTORS = os.sysconf("SC_OPEN_MAX")
@@ -61,10 +62,15 @@ _RETRY_EVERY = 1.0
 """Seconds from one try to write what a full disk did not take to the next."""
 
 
-def answer(connection: int, line: str) -> None:
-    # The agent may be gone. The payload runs all the same: the next agent finds its mark.
-    with contextlib.suppress(OSError):
-        os.write(connection, line.encode())
+def answer(connection: int, said: bytes) -> None:
+    try:
+        os.write(connection, said)
+    except OSError:
+        return  # The agent may be gone. The payload runs all the same: the next agent finds its mark.
+
+
+def answer_failed(connection: int, stage: str, error: OSError) -> None:
+    answer(connection, f"failed {stage} {error.errno}".encode())
 
 
 def close_all_from(first: int, kept: Iterable[int]) -> None:
@@ -103,6 +109,7 @@ class Shepherd:
         if host.isolation == namespaces.USERNS:
             namespaces.map_own_ids(host.uid, host.gid)
         self.identity = {
+            "isolation": host.isolation,
             "boot": host.boot,
             "pid": str(int(os.readlink("/proc/self"))),
             "since": str(procfs.start_time("self")),
@@ -142,16 +149,16 @@ class Shepherd:
             except OSError as error:
                 # Who hears it may look at once for what is left of the payload: by its logs this would be.
                 close_all_from(first, self.host.tier.kept)
-                answer(_CONNECTION, f"failed {stage} {error.errno}")
+                answer_failed(_CONNECTION, stage, error)
                 return
             if not begun:
                 return
-            watch.finish()
+            end = watch.finish()
             if not self.host.namespaced:
                 return
             # Before it is told: from then on no payload is ended by a signal to us, nor found by our name.
-            namespaces.be_called(mark_files.IDLE)
-            answer(_CONNECTION, "ended")
+            namespaces.be_called(_IDLE)
+            answer(_CONNECTION, mark_files.ENDED + end)
             close_all_from(first, self.host.tier.kept)
             try:
                 self._mounts.leave_copy()
@@ -170,7 +177,8 @@ class Watch:
 
     def __init__(self, request: Request, shepherd: Shepherd, logs: tuple[LogPipe, LogPipe]) -> None:
         self._request = request
-        self._logs = {log.reader: log for log in logs}
+        output, errors = self._both = logs
+        self._logs = {output.reader: output, errors.reader: errors}
         self._shepherd, self._host = shepherd, shepherd.host
         self._started = self._begun = 0.0
 
@@ -181,17 +189,18 @@ class Watch:
         self._directory = os.open(request.directory, flags)
         self._end = mark_files.Draft(mark_files.END, self._directory)
         self._started, self._begun = time.time(), time.monotonic()
-        namespaces.be_called(mark_files.STARTING + request.key)
+        namespaces.be_called(_STARTING + request.name)
+        self._mark = self._run_mark()
         try:
             mark_files.leave_word(self._directory)
-            mark_files.create(mark_files.RUN, self._run_mark(), self._directory)
+            mark_files.create(mark_files.RUN, self._mark, self._directory)
         except OSError:
             self._end.discard()
             raise
         # Should the mark be lost while it runs, it is found by this; not before there was one.
-        namespaces.be_called(request.key)
+        namespaces.be_called(request.name)
         trouble = self._start_script()
-        for log in self._logs.values():
+        for log in self._both:
             log.close_writer()
         if trouble:
             # What was to start it may have been killed as all else here is about to be (see `HOLD`).
@@ -199,17 +208,15 @@ class Watch:
             # The mark first: who hears the answer may look for it at once.
             mark = {"key": request.key, "nonce": request.nonce, "failed": trouble}
             self._end.publish(mark_files.pack(mark))
-        answer(_CONNECTION, f"failed {trouble}" if trouble else "started")
+        answer(_CONNECTION, f"failed {trouble}".encode() if trouble else mark_files.STARTED + self._mark)
         return not trouble
 
     def _start_script(self) -> str:
         """The mark is there before its first command. What went wrong, as `StartError` says it."""
         request = self._request
         if self._host.namespaced and self._host.tier.shows_marks and request.uid < 0:
-            # It spares the mark from a script of the same user; without it, it is as safe as elsewhere.
-            with contextlib.suppress(OSError):
-                namespaces.hide(request.directory + b"/run")
-        output, errors = self._logs.values()
+            self._hide_mark()
+        output, errors = self._both
         self._group = make_group(request, self._host.groups) if request.limits else None
         try:
             self._script = self._host.tier.start(request, (output.writer, errors.writer), errors.reader)
@@ -221,45 +228,54 @@ class Watch:
             self._group.close()
         if not self._host.namespaced:
             # By its session its processes are known, should nothing hold them together any more.
+            more = mark_files.pack({"session": str(self._script.pid)})
             with contextlib.suppress(OSError):
-                mark_files.add(mark_files.RUN, {"session": str(self._script.pid)}, self._directory)
+                mark_files.add(mark_files.RUN, more, self._directory)
+            self._mark += more
         return ""
 
-    def finish(self) -> None:
-        """Return when all of it has ended and the end mark is on the disk."""
+    def _hide_mark(self) -> None:
+        """It spares the mark from a script of the same user."""
+        try:
+            namespaces.hide(self._request.directory + b"/run")
+        except OSError:
+            return  # It is as safe as elsewhere.
+
+    def finish(self) -> bytes:
+        """Return when all of it has ended and the end mark is on the disk: what that says."""
         tree = Tree(self._host.namespaced, self._script.pid, self._script.spent)
         ended, duration, asked, exceeded = self._watch(tree)
-        for log in self._logs.values():
+        for log in self._both:
             log.finish()
         os.fchmod(self._directory, 0o700)  # A script of the same user may have closed it to all.
-        self._end.publish(
-            mark_files.pack_end(
-                self._request.key,
-                self._request.nonce,
-                self._logs.values(),
-                status=tree.status,
-                started=self._started,
-                ended=ended,
-                wall=duration,
-                cpu=max(0.0, tree.cpu_seconds),
-                peak=tree.peak_bytes,
-                asked=asked,
-                exceeded=exceeded,
-            )
+        mark = mark_files.pack_end(
+            self._request.key,
+            self._request.nonce,
+            self._both,
+            status=tree.status,
+            started=self._started,
+            ended=ended,
+            wall=duration,
+            cpu=max(0.0, tree.cpu_seconds),
+            peak=tree.peak_bytes,
+            asked=asked,
+            exceeded=exceeded,
         )
+        self._end.publish(mark)
+        return mark
 
     def _run_mark(self) -> bytes:
-        return mark_files.pack(
-            {
-                "key": self._request.key,
-                "nonce": self._request.nonce,
-                "isolation": self._host.isolation,
-                "pipes": " ".join(log.pipe for log in self._logs.values()),
-                "started": repr(self._started),
-                "uptime": repr(time.clock_gettime(time.CLOCK_BOOTTIME)),
-            }
-            | self._shepherd.identity
-        )
+        mark = {
+            "key": self._request.key,
+            "nonce": self._request.nonce,
+            "started": f"{self._started!r}",
+            "uptime": f"{time.clock_gettime(time.CLOCK_BOOTTIME)!r}",
+            **self._shepherd.identity,
+        }
+        if not self._host.namespaced:
+            # Where a namespace holds it together nobody looks for it by these.
+            mark["pipes"] = " ".join(log.pipe for log in self._both)
+        return mark_files.pack(mark)
 
     def _watch(self, tree: Tree) -> tuple[float, float, bool, str]:
         """Return when all of it has ended: when the script did and how many seconds it had taken, whether
@@ -274,8 +290,8 @@ class Watch:
             awaited.register(descriptor, select.POLLIN)
         deadline: float | None = None
         ended, duration, asked = 0.0, 0.0, False
+        anything_left = True  # Of what has ended by now there is a signal.
         while True:
-            anything_left = tree.reap()
             now = time.monotonic()
             if tree.status is not None and not ended:
                 ended, duration = time.time(), now - self._begun
@@ -286,28 +302,29 @@ class Watch:
                 or (deadline is not None and now >= deadline)
             ):
                 break
-            look = None
+            due = deadline
             if watch is not None:
                 exceeded = watch.look()
                 if exceeded:
                     break
                 look = watch.due()
-            due = min((each for each in (deadline, look) if each is not None), default=None)
+                due = look if due is None or (look is not None and look < due) else due
             self._carry(awaited, None if due is None else max(0.0, due - now))
             number, outside = namespaces.read_signal(signals) or (signal.SIGCHLD, False)
+            anything_left = tree.reap()
             if number == signal.SIGCHLD:
                 continue
             if self._host.namespaced and not outside:
                 continue  # From inside the namespace: the script does not command its shepherd.
             # Whoever asked may not live to say so; the next node would take it for the script's own end.
-            tree.reap()
             asked = asked or tree.status is None or mark_files.was_killed(tree.status)
             if number == signal.SIGUSR1:
                 break
             until = time.monotonic() + self._grace()
             deadline = until if deadline is None else min(deadline, until)
             tree.ask()
-        tree.end()
+        if anything_left:
+            tree.end()
         if not ended:
             ended, duration = time.time(), time.monotonic() - self._begun
         if watch is not None:
@@ -320,7 +337,7 @@ class Watch:
 
     def _carry(self, awaited: select.poll, timeout: float | None) -> None:
         """Wait for a signal or for something that was printed, which goes into its log."""
-        stuck = [log for log in self._logs.values() if log.stuck]
+        stuck = [log for log in self._both if log.stuck]
         longest = _RETRY_EVERY if stuck else _LONGEST_WAIT
         ready = awaited.poll(1000 * (longest if timeout is None else min(timeout, longest)))
         for descriptor, _ in ready:
@@ -388,7 +405,7 @@ def become_shepherd(request: Request, connection: int, host: Host) -> None:
         shepherd = Shepherd(host, guarded_by)
         shepherd.serve(request)
     except OSError as error:
-        answer(_CONNECTION, f"failed {stage} {error.errno}")
+        answer_failed(_CONNECTION, stage, error)
 
 
 def spawn_for_ever(control: socket.socket, host: Host) -> None:
@@ -405,7 +422,7 @@ def spawn_for_ever(control: socket.socket, host: Host) -> None:
             try:
                 pid = namespaces.fork(host.isolation)
             except OSError as error:
-                answer(connection, f"failed fork {error.errno}")
+                answer_failed(connection, "fork", error)
                 pid = -1
             if pid == 0:
                 try:

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -45,6 +45,7 @@ from node.executors.shepherded_run import (
     end_unmarked,
     find_shepherd,
     give_up,
+    parse_run_mark,
     read_run_mark,
 )
 from node.executors.spawner import DirectoryInUse, Leash, Spawner
@@ -60,6 +61,7 @@ _PATIENCE: Final = 30.0
 _PAUSE: Final = 0.5
 """Seconds for which, and after which, a start is tried again that found no process or descriptor."""
 _TRIAL_WITHIN: Final = 60.0
+_MEMORY: Final = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 _TAKEN: Final = f"failed prepare {errno.EEXIST}"
 _STAGES: Final = {
     "fork": "no process for it",
@@ -119,19 +121,21 @@ class User:
     uid: int
     gid: int
     groups: tuple[int, ...]
-    accounts: Accounts
+    accounts: Accounts | None
+    """What it reads of them, where something is kept from it, and its name."""
     own: bool
 
 
-def pack_request(spec: RunSpec, nonce: str, arguments: list[str], user: User, *, counted: bool) -> bytes:
-    """The request as `exec_script.Request` reads it. `counted`: the kernel counts its processes by its user.
+def pack_request(
+    spec: RunSpec, directory: str, nonce: str, user: User, *, bash: str, confined: bool, counted: bool
+) -> bytes:
+    """The request as `exec_script.Request` reads it, of a payload in this directory. `confined`: something is
+    kept from it. `counted`: the kernel counts its processes by its user.
 
     Raises `ExecutorError` for what no process can have.
     """
-    directory = str(spec.directory.absolute())
-    here = {name: os.path.isdir(f"{directory}/{name}") for name in (HOME, PROGRESS)}
-    grants = spec.grants
-    write = [f"{directory}/{PROGRESS}"] if here[PROGRESS] else []
+    limits = spec.limits
+    arguments = [bash, *spec.options, f"{directory}/{WORK}/{SCRIPT}"]
     fields = [
         spec.key,
         nonce,
@@ -141,35 +145,54 @@ def pack_request(spec: RunSpec, nonce: str, arguments: list[str], user: User, *,
         str(user.uid if user.own else -1),
         str(user.gid),
         " ".join(map(str, user.groups)),
-        " ".join(f"{number}={value}" for number, value in _rlimits(spec.limits, counted=counted).items()),
-        " ".join(f"{name}={value}" for name, value in limits_to_json(spec.limits).items()),
-        str(int(grants.network)),
-        str(int(grants.containers)),
-        f"{directory}/{HOME}" if here[HOME] else "",
-        str(spec.limits.memory_bytes or _memory() // 4),
-        user.accounts.passwd,
-        user.accounts.group,
+        "" if limits is UNLIMITED else _rlimits(limits, counted=counted),
+        "" if limits is UNLIMITED else " ".join(f"{name}={n}" for name, n in limits_to_json(limits).items()),
     ]
-    for paths in (grants.read, (*write, *grants.write), spec.devices, arguments):
-        fields += [str(len(paths)), *map(str, paths)]
-    for name, value in spec.environment.items():
-        if not name or "=" in name:
-            raise ExecutorError(f"no environment variable can be called {name!r}")
-        fields.append(f"{name}={value}")
-    for field in fields:
-        if "\0" in field:
-            raise ExecutorError(f"a NUL byte in the environment or a path: {field!r}")
-    packed = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    if confined:
+        fields += _pack_given(spec, directory, user, arguments)
+    else:
+        fields += ["", "", "", "0", "", "", f"{len(arguments)} 0 0 0", *arguments]
+    environment = spec.environment
+    if user.accounts is not None:
+        name = user.accounts.name
+        environment = {"USER": name, "LOGNAME": name, **environment}
+    for variable in environment.items():
+        if not variable[0] or "=" in variable[0]:
+            raise ExecutorError(f"no environment variable can be called {variable[0]!r}")
+        fields += variable
+    text = "\0".join(fields)
+    if text.count("\0") >= len(fields):
+        del fields[len(fields) - 2 * len(environment) :]
+        fields += [f"{name}={value}" for name, value in environment.items()]
+        wrong = next(field for field in fields if "\0" in field)
+        raise ExecutorError(f"a NUL byte in the environment or a path: {wrong!r}")
+    packed = os.fsencode(text) + b"\0"
     if len(packed) > REQUEST:
         raise ExecutorError(f"its environment is too large: {len(packed)} bytes in all, {REQUEST} at most")
     return packed
 
 
-def _rlimits(limits: JobLimits, *, counted: bool) -> dict[int, int]:
+def _pack_given(spec: RunSpec, directory: str, user: User, arguments: list[str]) -> list[str]:
+    """What a script is given from which something is kept, and its arguments."""
+    here = {name: os.path.isdir(f"{directory}/{name}") for name in (HOME, PROGRESS)}
+    grants = spec.grants
+    write = [f"{directory}/{PROGRESS}"] if here[PROGRESS] else []
+    listed = (arguments, grants.read, (*write, *grants.write), spec.devices)
+    return [
+        str(int(grants.network)),
+        str(int(grants.containers)),
+        f"{directory}/{HOME}" if here[HOME] else "",
+        str(spec.limits.memory_bytes or _MEMORY // 4),
+        "" if user.accounts is None else user.accounts.passwd,
+        "" if user.accounts is None else user.accounts.group,
+        " ".join(str(len(each)) for each in listed),
+        *(str(one) for each in listed for one in each),
+    ]
+
+
+def _rlimits(limits: JobLimits, *, counted: bool) -> str:
     """Those that the kernel keeps for each process, or each user. Never of its address space: there are
     programs that reserve far more than they use (CUDA, JAX, Java)."""
-    if limits is UNLIMITED:
-        return {}
     given = {
         resource.RLIMIT_CORE: 0,
         # The whole of it is looked at; this ends what uses much between two looks.
@@ -178,11 +201,7 @@ def _rlimits(limits: JobLimits, *, counted: bool) -> dict[int, int]:
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_NPROC: limits.processes if counted else None,
     }
-    return {number: value for number, value in given.items() if value is not None}
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return " ".join(f"{number}={value}" for number, value in given.items() if value is not None)
 
 
 class ShepherdExecutor:
@@ -448,12 +467,10 @@ class ShepherdExecutor:
         uids = self._uids
         if uids is not None and uids.taken_by(spec.key) is None:
             await trio.to_thread.run_sync(self.prepare, spec)
+        directory = str(spec.directory.absolute())
         try:
-            user = self._choose_user(spec)
-            if self.name != BASH or user.own:
-                name = user.accounts.name
-                spec = replace(spec, environment={"USER": name, "LOGNAME": name, **spec.environment})
-            run = await self._start(spec, user)
+            user = self._choose_user(spec, directory)
+            run = await self._start(spec, directory, user)
         except ExecutorError:
             # Cancelled it may have started, with this uid.
             if uids is not None:
@@ -464,7 +481,7 @@ class ShepherdExecutor:
             uids.give_back(spec.key)
         return run
 
-    def _choose_user(self, spec: RunSpec) -> User:
+    def _choose_user(self, spec: RunSpec, directory: str) -> User:
         """Raises `ExecutorError`."""
         try:
             groups = {name: self._gids[name] for name in spec.grants.groups}
@@ -472,22 +489,29 @@ class ShepherdExecutor:
             raise ExecutorError(f"there was no group {error} when this node started") from None
         own = None if self._uids is None else self._uids.taken_by(spec.key)
         uid, gid = (os.geteuid(), os.getegid()) if own is None else (own, own)
-        home = str(spec.directory.absolute() / HOME)
-        accounts = make_accounts(
-            uid, gid, home, passwd=self._machine.passwd, group=self._machine.group, extra=groups
-        )
+        accounts = None
+        if own is not None or self.name != BASH:
+            machine = self._machine
+            accounts = make_accounts(
+                uid, gid, f"{directory}/{HOME}", passwd=machine.passwd, group=machine.group, extra=groups
+            )
         return User(uid, gid, tuple(groups.values()), accounts, own is not None)
 
-    async def _start(self, spec: RunSpec, user: User) -> ShepherdedRun:
-        nonce = secrets.token_hex(16)
-        arguments = [self._bash, *spec.options, str(spec.script.absolute())]
+    async def _start(self, spec: RunSpec, directory: str, user: User) -> ShepherdedRun:
+        nonce = os.urandom(16).hex()
         request = pack_request(
-            spec, nonce, arguments, user, counted="pids" not in self.controllers and self._counts_by_user
+            spec,
+            directory,
+            nonce,
+            user,
+            bash=self._bash,
+            confined=self.name != BASH,
+            counted="pids" not in self.controllers and self._counts_by_user,
         )
         for _ in range(_ATTEMPTS):
             answer, leash = await self._launch(spec, request)
-            mark = read_run_mark(spec)
             # Without an answer only the mark tells whether this try came through.
+            mark = read_run_mark(spec) if leash is None else parse_run_mark(leash.run_mark, spec.key)
             if mark is not None and mark.nonce == nonce and answer in (None, "started", _TAKEN):
                 return ShepherdedRun(spec, mark, leash)
             if leash is not None:
@@ -501,23 +525,26 @@ class ShepherdExecutor:
     async def _launch(self, spec: RunSpec, request: bytes) -> tuple[str | None, Leash | None]:
         """The shepherd's answer. What fails for want of processes or descriptors is tried again for a while,
         as long as nothing of it has begun."""
-        end = trio.current_time() + _PATIENCE
+        end: float | None = None
         while True:
             error: OSError | None = None
             answer: str | None = None
-            leash: Leash | None = None
             try:
                 assert self._spawner is not None
                 answer, leash = await self._spawner.launch(spec.key, request)
+                if leash is not None:
+                    return answer, leash
             except OSError as why:
                 error = why
+            if end is None:
+                end = trio.current_time() + _PATIENCE
             if answer is not None and answer.startswith("failed "):
                 error = OSError(int(answer.split(maxsplit=3)[2]), "")
             passes = error is not None and is_passing(error) and read_run_mark(spec) is None
             if not passes or trio.current_time() >= end:
                 if error is not None and answer is None:
                     raise error
-                return answer, leash
+                return answer, None
             await trio.sleep(_PAUSE)
 
     async def adopt(self, spec: RunSpec) -> Run | RunEnd:

@@ -58,7 +58,12 @@ class RunMark:
 def read_run_mark(spec: RunSpec) -> RunMark | None:
     """None when the payload has not started, or never will, or its mark is damaged. Raises `OSError` when
     that cannot be found out now."""
-    values = _read_values(spec, mark_files.RUN)
+    return parse_run_mark(_read(spec, mark_files.RUN), spec.key)
+
+
+def parse_run_mark(content: bytes | Damaged | None, key: str) -> RunMark | None:
+    """What is in the run mark of this payload; None if it is none."""
+    values = _parse(content, key)
     if values is None:
         return None
     try:
@@ -133,7 +138,11 @@ async def end_unmarked(spec: RunSpec) -> RunEnd:
 def read_end(spec: RunSpec, nonce: str | None) -> RunEnd | None:
     """What the end mark of this start says; None without one. `nonce` None: of whatever start, for which it
     was is lost."""
-    values = _read_values(spec, mark_files.END)
+    return _parse_end(_read(spec, mark_files.END), spec.key, nonce)
+
+
+def _parse_end(content: bytes | Damaged | None, key: str, nonce: str | None) -> RunEnd | None:
+    values = _parse(content, key)
     if values is None or nonce not in (None, values.get("nonce")):
         return None
     if "failed" in values:
@@ -167,11 +176,10 @@ def _read(spec: RunSpec, name: str) -> bytes | Damaged | None:
     return read_kept(earlier, mark_files.MOST) if earlier.parent.is_dir() else content
 
 
-def _read_values(spec: RunSpec, name: str) -> Mapping[str, str] | None:
+def _parse(content: bytes | Damaged | None, key: str) -> Mapping[str, str] | None:
     """What a mark of this payload says; None if there is none, or it is damaged."""
-    content = _read(spec, name)
     values = mark_files.unpack(content) if isinstance(content, bytes) else None
-    return values if values is not None and values.get("key") == spec.key else None
+    return values if values is not None and values.get("key") == key else None
 
 
 def _has_damaged_end_mark(spec: RunSpec, nonce: str | None) -> bool:
@@ -256,7 +264,12 @@ class ShepherdedRun:
 
     async def end(self) -> RunEnd:
         """What became of it, when its shepherd has gone."""
-        end = read_end(self._spec, self._mark.nonce)
+        end = None
+        if self._leash is not None:
+            # The shepherd has said what it has written: that need not be read.
+            end = _parse_end(self._leash.end_mark, self._spec.key, self._mark.nonce)
+        if end is None:
+            end = read_end(self._spec, self._mark.nonce)
         if end is not None:
             return end
         started, now = self._mark.started_at, time.time()

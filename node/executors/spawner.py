@@ -19,6 +19,7 @@ from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing, write_all
 from actors.store.repair import set_aside
 from node.confinement.tier_facts import TierFacts
+from node.executors import mark_files
 from node.executors.executor import ExecutorError
 
 _log = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ VIEW: Final = "view"
 _LOG_MOST: Final = 1 << 20
 """Bytes that it may have when a spawner begins."""
 _READY_WITHIN: Final = 15.0
-_ANSWER: Final = 1024
-"""Bytes of a shepherd's answer at most."""
+_ANSWER: Final = 2048
+"""Bytes of a shepherd's answer at most: a mark, for which it takes half as many on the disk."""
 _RESTART_WITHIN: Final = 10.0
 """How long a start waits for a new spawner."""
 _SERVES: Final = 200
@@ -47,12 +48,18 @@ class DirectoryInUse(ExecutorError):
 class Leash:
     """The connection to a shepherd while it watches one payload. Without it, it ends when that has."""
 
-    def __init__(self, spawner: Spawner, key: str, connection: trio.socket.SocketType, served: int) -> None:
+    def __init__(
+        self, spawner: Spawner, key: str, connection: socket.socket, served: int, run_mark: bytes
+    ) -> None:
         self._spawner = spawner
         self._key = key
-        self._connection: trio.socket.SocketType | None = connection
+        self._connection: socket.socket | None = connection
         self._served = served
         self._reading = trio.Lock()
+        self.run_mark = run_mark
+        """What the shepherd has written before the script began."""
+        self.end_mark = b""
+        """What it has written at the end of the payload; empty before it has said so."""
         self.ended = False
         """Whether the shepherd has said that nothing of the payload is left. It may watch another one now."""
 
@@ -66,8 +73,8 @@ class Leash:
         try:
             if self._connection is not None:
                 try:
-                    said = await self._connection.recv(_ANSWER)
-                except (OSError, trio.ClosedResourceError):
+                    said = await _hear(self._connection)
+                except trio.ClosedResourceError:
                     said = b""
                 self._said(said)
         finally:
@@ -78,16 +85,31 @@ class Leash:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        self.ended = bool(said)
         self._spawner.forget(self._key)
-        if said:
+        if said.startswith(mark_files.ENDED):
+            self.ended, self.end_mark = True, said[len(mark_files.ENDED) :]
             self._spawner.keep(connection, self._served)
         else:
+            trio.lowlevel.notify_closing(connection)
             connection.close()
 
     def close(self) -> None:
         """Let the shepherd end with its payload."""
         self._said(b"")
+
+
+async def _hear(connection: socket.socket) -> bytes:
+    """What a shepherd says next; nothing when it is gone. Not by a socket of trio, whose way costs twice as
+    much."""
+    try:
+        while True:
+            await trio.lowlevel.wait_readable(connection)
+            try:
+                return connection.recv(_ANSWER)
+            except BlockingIOError:
+                continue
+    except OSError:
+        return b""
 
 
 class Spawner:
@@ -110,7 +132,7 @@ class Spawner:
         self.pid = 0
         self._complaint = Complaint(_log)
         self._leashes: dict[str, Leash] = {}
-        self._idle: list[tuple[trio.socket.SocketType, int]] = []
+        self._idle: list[tuple[socket.socket, int]] = []
         """Shepherds that wait, the one that has done so for the longest time first, and how many payloads
         each has had."""
 
@@ -254,37 +276,36 @@ class Spawner:
         what it tells the end by, if the payload has begun."""
         connection, served = await self._ask(request)
         try:
-            answer = os.fsdecode(await connection.recv(_ANSWER)) or None
-        except OSError:
-            answer = None
+            said = await _hear(connection)
         except BaseException:
             connection.close()
             raise
-        if answer != "started":
+        if not said.startswith(mark_files.STARTED):
             connection.close()
-            return answer, None
-        leash = self._leashes[key] = Leash(self, key, connection, served + 1)
-        return answer, leash
+            return os.fsdecode(said) or None, None
+        mark = said[len(mark_files.STARTED) :]
+        leash = self._leashes[key] = Leash(self, key, connection, served + 1, mark)
+        return "started", leash
 
     def let_go(self, key: str) -> None:
         """Let the shepherd of this payload, if it has one, end with it: by that others know the end."""
         if (leash := self._leashes.get(key)) is not None:
             leash.close()
 
-    async def _ask(self, request: bytes) -> tuple[trio.socket.SocketType, int]:
+    async def _ask(self, request: bytes) -> tuple[socket.socket, int]:
         """The connection to a shepherd that has got the request, or to nobody."""
         while self._idle:
             connection, served = self._idle.pop(0)
             try:
                 # At once: it has read all that it was sent before.
-                os.write(connection.fileno(), request)
+                connection.send(request)
             except OSError:
                 connection.close()  # It was killed.
             else:
                 return connection, served
         control = await self._current()
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection = trio.socket.from_stdlib_socket(near)
+        connection, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
         try:
             with far:
                 passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
@@ -302,7 +323,7 @@ class Spawner:
     def forget(self, key: str) -> None:
         self._leashes.pop(key, None)
 
-    def keep(self, connection: trio.socket.SocketType, served: int) -> None:
+    def keep(self, connection: socket.socket, served: int) -> None:
         """For a payload to come."""
         if served >= _SERVES or len(self._idle) >= _IDLE:
             connection.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import trio
 from node.executors import mark_files
 from node.executors.executor import RunEnd, RunSpec
 from node.executors.shepherd_executor import ShepherdExecutor
-from node.executors.shepherded_run import read_run_mark
+from node.executors.shepherded_run import ShepherdedRun, read_end, read_run_mark
 from tests.node.executors.conftest import WAYS
 
 PROGRAM = Path(__file__).with_name("agent_program.py")
@@ -69,6 +70,33 @@ async def test_each_payload_has_its_own_end_logs_and_figures(executor, payloads)
     assert first.peak_bytes > 80 << 20 > max(end.peak_bytes for end in ends)
     assert first.cpu_seconds > max(end.cpu_seconds for end in ends)
     assert all(end.started_at >= first.ended_at for end in ends)
+
+
+async def test_a_shepherd_says_what_it_writes(executor, payloads):
+    spec = payloads.make("echo out; exec >&- 2>&-; exit 3")
+    run = await executor.start(spec)
+    with trio.fail_after(60):
+        end = await run.wait()
+    mark = read_run_mark(spec)
+    assert mark is not None and not mark.pipes
+    assert (mark.shepherd.pid, mark.started_at, mark.uptime) == (run.pid, run.started_at, run.uptime)
+    assert end.exit_code == 3 and read_end(spec, mark.nonce) == end
+    # So what it has said holds, whatever becomes of the file.
+    (spec.directory / mark_files.END).write_bytes(b"")
+    assert await run.wait() == end
+    assert (spec.directory / "stdout.log").read_bytes() == b"out\n"
+
+
+async def test_what_a_shepherd_says_of_an_earlier_start_is_not_the_end_of_this_one(executor, payloads):
+    spec = payloads.make("exit 3")
+    run = await executor.start(spec)
+    with trio.fail_after(60):
+        await run.wait()
+    mark = read_run_mark(spec)
+    assert mark is not None
+    other = ShepherdedRun(spec, replace(mark, nonce="f" * 32), run._leash)
+    with trio.fail_after(60):
+        assert (await other.end()).supervision_killed
 
 
 async def test_a_shepherd_keeps_no_descriptor_of_an_earlier_payload(executor, payloads):
