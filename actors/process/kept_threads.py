@@ -61,11 +61,7 @@ class _Call:
     async def wait(self) -> None:
         """Until there is an answer. Cancelled it is taken back, if that can be and it has not begun."""
         if self.wake is None:
-
-            def give_up(_: object) -> trio.lowlevel.Abort:
-                return trio.lowlevel.Abort.SUCCEEDED if self._take_back() else trio.lowlevel.Abort.FAILED
-
-            await trio.lowlevel.wait_task_rescheduled(give_up)
+            await trio.lowlevel.wait_task_rescheduled(self._give_up)
             return
         try:
             await trio.lowlevel.wait_readable(self.wake.fd)
@@ -78,6 +74,9 @@ class _Call:
 
     def _take_back(self) -> bool:
         return self.claim is not None and self.claim.acquire(blocking=False)
+
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        return trio.lowlevel.Abort.SUCCEEDED if self._take_back() else trio.lowlevel.Abort.FAILED
 
     def land(self, answer: outcome.Outcome[Any]) -> None:
         """In the thread."""

@@ -107,6 +107,40 @@ async def test_a_prepared_payload_is_started_and_its_end_recorded(autojump_clock
     assert world.runs.frozen == [KEY]
 
 
+async def test_of_what_has_ended_the_runner_is_told_and_not_woken(autojump_clock: MockClock) -> None:
+    mailbox = RunnerMailbox()
+    woken = trio.Event()
+
+    async def wait() -> None:
+        await mailbox.wait(3600.0, lambda _: None)
+        woken.set()
+
+    ran = replace(payload(), status=Status.RUNNING, pid=1)
+    ended = replace(ran, status=Status.COMPLETED, end=End(Status.COMPLETED, "", ended_at=60.0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        mailbox.hear([ran, ended])
+        await wait_all_tasks_blocked()
+        assert not woken.is_set() and mailbox.news == {KEY: ended}
+        mailbox.hear([ended, payload(2)])
+        await woken.wait()
+
+
+async def test_what_has_ended_before_it_was_started_is_not_started(autojump_clock: MockClock) -> None:
+    world = World(slots=1)
+    async with world.going():
+        world.table.put(payload(1))
+        world.table.put(payload(2))
+        await wait_all_tasks_blocked()
+        assert world.runs.started == [KEY]
+        other = world.table.rows[payload(2).key]
+        world.runner.hear([replace(other, status=Status.KILLED, sequence=1000)])
+        world.runs.running[KEY].end(RunResult(exit_code=0, ended_at=60.0))
+        await trio.sleep(10.0)
+    assert world.runs.started == [KEY]
+
+
 async def test_that_a_script_runs_is_recorded_with_the_end_of_one_that_is_over_at_once(
     autojump_clock: MockClock,
 ) -> None:

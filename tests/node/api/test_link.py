@@ -27,6 +27,7 @@ from actors.wire.protocol.frames import FrameReader
 from node.api import link as link_module
 from node.api.packing import CollectForm, collect_one
 from node.api.small_results import HEADS
+from node.payloads.table import PayloadTable
 
 OWNER = "0" * 32
 MOST = dict.fromkeys(Lane, 8 << 20)
@@ -121,6 +122,35 @@ async def test_a_release_is_answered_with_what_is_told_next_or_at_once_where_not
         await client.hear("ended")
         await answered.wait()
         await client.ask("release", {"keys": [OTHER]})
+
+
+async def test_an_order_that_takes_long_holds_up_none_that_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, let_go, begun = PayloadTable.accept, trio.Event(), trio.Event()
+
+    async def wait_and_accept(table: PayloadTable, *given: Any) -> Any:
+        begun.set()
+        await let_go.wait()
+        return await accept(table, *given)
+
+    monkeypatch.setattr(PayloadTable, "accept", wait_and_accept)
+    async with node_in_process(tmp_path) as node, linked(node) as client, trio.open_nursery() as nursery:
+        await client.hear("picture")
+        assert (await client.ask("lookup", {"keys": [KEY]}))["items"][0]["result"] == "gone"
+        answered = trio.Event()
+
+        async def submit() -> None:
+            await client.submit(KEY)
+            answered.set()
+
+        nursery.start_soon(submit)
+        await begun.wait()
+        for _ in range(3):
+            assert (await client.ask("lookup", {"keys": [OTHER]}))["items"][0]["result"] == "gone"
+        assert not answered.is_set()
+        let_go.set()
+        await answered.wait()
 
 
 async def test_what_the_answer_to_an_order_says_is_not_told_once_more(tmp_path: Path) -> None:

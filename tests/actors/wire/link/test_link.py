@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -180,3 +181,101 @@ async def test_pings_are_answered_and_a_flood_of_bytes_that_are_no_websocket_end
                     break
         await near.send_all(b"\xff" * 100)
         await link.drained(Lane.URGENT)
+
+
+@asynccontextmanager
+async def idle_link() -> AsyncIterator[tuple[End, socket.socket]]:
+    """One end over a socket of which the other end is read by nobody, once its hello is out."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    ours = End(Role.NODE, trio.SocketStream(trio.socket.from_stdlib_socket(near)))
+    with far:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.run)
+            await trio.testing.wait_all_tasks_blocked()
+            assert b"hello" in far.recv(1 << 20)
+            yield ours, far
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_is_told_is_on_its_way_at_once_in_its_order_and_nothing_after_the_end() -> None:
+    async with idle_link() as (ours, far):
+        ours.link.leave("first", {}, Lane.ORDERS)
+        with pytest.raises(BlockingIOError):
+            far.recv(1)
+        ours.link.tell("second", {}, Lane.ORDERS)
+        came = far.recv(1 << 20)
+        assert 0 < came.index(b"first") < came.index(b"second")
+        ours.link.end("enough")
+        ours.link.tell("third", {}, Lane.URGENT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert far.recv(1 << 20) == b"", "it is closed, and nothing came before that"
+
+
+async def test_what_is_told_while_the_socket_is_full_waits_in_its_order() -> None:
+    async with idle_link() as (ours, far):
+        ours.link.tell("big", {}, Lane.ORDERS, bytes(4 << 20))
+        ours.link.tell("second", {}, Lane.ORDERS)
+        ours.link.tell("urgent", {}, Lane.URGENT)
+        drained = trio.Event()
+
+        async def wait() -> None:
+            await ours.link.drained(Lane.ORDERS)
+            drained.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not drained.is_set()
+            came = bytearray()
+            while b"second" not in came:
+                await trio.lowlevel.wait_readable(far)
+                came += far.recv(1 << 20)
+            await drained.wait()
+        assert came.index(b"big") < came.index(b"urgent") < came.index(b"second")
+        ours.link.tell("third", {}, Lane.ORDERS)
+        assert b"third" in far.recv(1 << 20), "sent at once again"
+
+
+async def test_a_question_that_waits_while_the_socket_is_full_was_not_sent() -> None:
+    async with idle_link() as (ours, _), trio.open_nursery() as nursery:
+        ours.link.tell("big", {}, Lane.ORDERS, bytes(4 << 20))
+
+        async def ask() -> None:
+            with pytest.raises(NotSent):
+                await ours.link.ask("submit", {}, Lane.ORDERS, within=1000)
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        ours.link.end("enough")
+
+
+async def test_who_tells_something_hears_nothing_of_a_connection_that_broke() -> None:
+    async with idle_link() as (ours, far):
+        far.close()
+        ours.link.tell("first", {}, Lane.ORDERS)
+        ours.link.tell("second", {}, Lane.ORDERS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ours.why.startswith("the connection broke")
+
+
+async def test_each_question_has_a_time_of_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    near, _ = trio.testing.memory_stream_pair()
+    ours, over = End(Role.ORCHESTRATOR, near), dict[float, float]()
+
+    async def ask(within: float) -> None:
+        begun = trio.current_time()
+        with pytest.raises(InDoubt, match=f"no answer within {within:g} s"):
+            await ours.link.ask("lookup", {}, Lane.ORDERS, within=within)
+        over[within] = trio.current_time() - begun
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.run)
+        await trio.sleep(7)
+        async with trio.open_nursery() as questions:
+            for within in (45.0, 2.0, 30.0):
+                questions.start_soon(ask, within)
+                await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert over == pytest.approx({within: within for within in (2.0, 30.0, 45.0)})
