@@ -144,6 +144,29 @@ class PlainRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class _Told:
+    """A request's headers by their names in lower case, and what they decide."""
+
+    headers: Mapping[str, str]
+    several: Callable[[str], Sequence[str]]
+    is_plain: bool
+    """Whether they name a host as most do, and want no more than a whole answer."""
+    length: int | None
+    closes: bool
+
+
+def _tell(headers: Mapping[str, str], several: Callable[[str], Sequence[str]]) -> _Told:
+    length = headers.get("content-length")
+    return _Told(
+        headers,
+        several,
+        _MORE.isdisjoint(headers) and _HOST.fullmatch(headers.get("host", "")) is not None,
+        None if length is None else int(length),
+        headers.get("connection", "").lower() == "close",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class _Wanted:
     """What a route takes, by the request's head alone: the same for all that send these bytes."""
 
@@ -238,7 +261,7 @@ class PlainRoutes:
             wanted = name.lower().encode()
             return [value.decode("latin-1") for one, value in asked.headers if one == wanted]
 
-        found = self._find(asked.method, asked.target, headers, several)
+        found = self._find(asked.method, asked.target, _tell(headers, several))
         return None if found is None else found.request(ends)
 
     def match_plainest(self, read: bytes, ends: Ends) -> PlainRequest | None:
@@ -260,23 +283,10 @@ class PlainRoutes:
         if found is None:
             return None
         headers = _read_plainest(told) if len(told) <= _KEPT else _read_plainest.__wrapped__(told)
-        if headers is None:
-            return None
+        return None if headers is None else self._find(found[1], found[2], headers)
 
-        def several(name: str) -> Sequence[str]:
-            value = headers.get(name.lower())
-            return () if value is None else (value,)
-
-        return self._find(found[1], found[2], headers, several)
-
-    def _find(
-        self,
-        method: bytes,
-        target: bytes,
-        headers: Mapping[str, str],
-        several: Callable[[str], Sequence[str]],
-    ) -> _Wanted | None:
-        if method not in (b"GET", b"POST"):
+    def _find(self, method: bytes, target: bytes, told: _Told) -> _Wanted | None:
+        if not told.is_plain or method not in (b"GET", b"POST"):
             return None
         posted = method == b"POST"
         path, mark, query = target.partition(b"?")
@@ -292,23 +302,20 @@ class PlainRoutes:
             part = number.decode()
         if mark and not (route.takes_query and _QUERY.fullmatch(query)):
             return None
-        if not _MORE.isdisjoint(headers) or not _HOST.fullmatch(headers.get("host", "")):
-            return None
-        told = headers.get("content-length")
-        length = None if told is None else int(told)
+        length = told.length
         if posted is (length is None) or (length is not None and length > BODY):
             return None
-        pairs = tuple(_to_pair(one) for one in query.decode().split("&")) if mark else ()
-        closes = headers.get("connection", "").lower() == "close"
+        text = query.decode() if mark else ""
+        pairs = tuple([_to_pair(one) for one in text.split("&")]) if mark else ()
         return _Wanted(
-            method.decode(),
+            "POST" if posted else "GET",
             path.decode(),
-            headers,
-            query.decode(),
+            told.headers,
+            text,
             route.rule,
             route.handler,
-            Asked(part, pairs, several, length),
-            closes,
+            Asked(part, pairs, told.several, length),
+            told.closes,
         )
 
     async def admit(self, asked: PlainRequest) -> PlainRequest | None:
@@ -341,8 +348,8 @@ class PlainRoutes:
 
 
 @lru_cache(maxsize=256)  # most programs send the same ones with all that they ask for
-def _read_plainest(told: bytes) -> Mapping[str, str] | None:
-    """The headers of a request, by names in lower case; None unless they are as most programs write them."""
+def _read_plainest(told: bytes) -> _Told | None:
+    """The headers of a request; None unless they are as most programs write them."""
     if not _PLAINEST.fullmatch(told):
         return None
     lines = told.decode("ascii").split("\r\n")
@@ -355,7 +362,14 @@ def _read_plainest(told: bytes) -> Mapping[str, str] | None:
         and headers.get("connection", "keep-alive").lower() in _CONNECTIONS
         and _LENGTH.fullmatch(headers.get("content-length", "0"))
     )
-    return headers if is_plain else None
+    if not is_plain:
+        return None
+
+    def several(name: str) -> Sequence[str]:
+        value = headers.get(name.lower())
+        return () if value is None else (value,)
+
+    return _tell(headers, several)
 
 
 @dataclass(frozen=True, slots=True)
