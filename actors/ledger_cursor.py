@@ -9,7 +9,7 @@ gaps, so it knows up to which of them nothing is missing, and only what comes af
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 
 import trio
@@ -41,7 +41,9 @@ class LedgerBackoff:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is None:
-            self._backoff.reset()
+            if self._until:
+                self._until = 0.0
+                self._backoff.reset()
         elif isinstance(error, LedgerError):
             delay = self._backoff.next()
             self._complaint.say("the ledger could not be used, and is tried again: %s", error)
@@ -74,25 +76,33 @@ class LedgerCursor:
 
     def is_new(self, job: Job) -> bool:
         """Whether this row is newer than what was seen of the job; it counts as seen from now on."""
-        self._hear(job.change_seq)
-        if job.change_seq <= self._seen.get(job.id, self._read_to):
+        seq = job.change_seq
+        if seq > self._heard_to:
+            self._hear(seq)
+        if seq <= self._seen.get(job.id, self._read_to):
             return False
-        self._seen[job.id] = job.change_seq
+        self._seen[job.id] = seq
         return True
 
-    def _hear(self, seq: int) -> None:
-        if seq > self._heard_to:
-            self._ahead.add(seq)
-            while self._heard_to + 1 in self._ahead:
-                self._heard_to += 1
-                self._ahead.remove(self._heard_to)
+    def newest(self, jobs: Iterable[Job]) -> Collection[Job]:
+        """Of these rows those that are new, of several of one job the last; all of them count as seen."""
+        return {job.id: job for job in jobs if self.is_new(job)}.values()
 
-    async def catch_up(self, apply: Callable[[Job], None]) -> bool:
+    def _hear(self, seq: int) -> None:
+        if seq > self._heard_to + 1:
+            self._ahead.add(seq)
+            return
+        self._heard_to = seq
+        while self._ahead and self._heard_to + 1 in self._ahead:
+            self._heard_to += 1
+            self._ahead.remove(self._heard_to)
+
+    async def catch_up(self, apply: Callable[[Job], None], now: float) -> bool:
         """Read what changed since the last reading, once a tick: the safety net for lost messages. Whether
-        it was time for that."""
-        if trio.current_time() < self._read_at + self._tick:
+        it was time for that, `now` being monotonic."""
+        if now < self._read_at + self._tick:
             return False
-        self._read_at = trio.current_time()
+        self._read_at = now
         while changed := await self._ledger.changes(self._heard_to):
             for job in changed:
                 apply(job)

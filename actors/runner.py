@@ -100,10 +100,6 @@ class RunnerMailbox(Mailbox):
         self.unread = True
         self.wake()
 
-    def wake(self) -> None:
-        """There is something to do, and nothing to read for that."""
-        super().ring()
-
     async def give_back_all(self) -> None:
         """Have nothing started any more and what may be given back so, and return when that is recorded."""
         self.halted = True

@@ -19,7 +19,7 @@ from actors.domain.node import NodeView
 from actors.domain.queue_excerpt import ForecastView
 from actors.domain.scaling import ServiceScaling
 from actors.domain.service import Backlog, Waiting
-from actors.getter.getter import Getter, tell_committed
+from actors.getter.getter import Getter
 from actors.kernel.actor import Actor, Mailbox, live
 from actors.kernel.clock import WallClock
 from actors.kernel.supervisor import Supervisor
@@ -322,7 +322,7 @@ async def _start(
     def tell_actors(rows: Sequence[Job]) -> None:
         news = Committed(tuple(rows))
         sender.tell(news)
-        tell_committed(getter, news)
+        getter.tell(news)
         if hosts.rules:
             callback_sender.tell(news)
         if settings.scaling:

@@ -63,23 +63,6 @@ UNRELEASED_AGAIN: Final = 10.0
 """Seconds after which the ledger is asked again what has to be released, in case a message was lost."""
 
 
-JUST_CAME: Final = 64
-"""Messages on jobs that just came of which the Getter is told together, or at its next tick."""
-
-
-def tell_committed(getter: Mailbox, news: Committed) -> None:
-    """Have the Getter know of a commit. With a job that just came there is nothing to do yet: nobody is woken
-    for it before something else happens."""
-    if getter.waiting < JUST_CAME and all(map(_just_came, news.jobs)):
-        getter.leave(news)
-    else:
-        getter.tell(news)
-
-
-def _just_came(job: Job) -> bool:
-    return job.status is Status.QUEUED and job.attempt is None and job.updated_at == job.created_at
-
-
 class Getter(Actor):
     """See the module. `addresses` are the nodes to look for now: another object when they change;
     `tell_sender` takes what the pool should know. A node is lost when it was silent for `lost_after` seconds,
@@ -153,23 +136,32 @@ class Getter(Actor):
             self._take_in(job)
 
     async def turn(self) -> None:
-        if self._liveness.look():
+        now = trio.current_time()
+        if self._liveness.look(now):
             self._stop_overdue()
         if self._ledger_backoff.lasts:
             return
         with self._ledger_backoff:
-            await self._note_absences()
-            await self._record()
-            await self._cursor.catch_up(self._apply_read)
-            await self._read_unreleased()
-            await self._release_strangers()
-            await self._record()
+            if self._absences:
+                await self._note_absences()
+            await self._record(now)
+            await self._cursor.catch_up(self._apply_read, now)
+            if now >= self._unreleased_read + UNRELEASED_AGAIN:
+                await self._read_unreleased()
+            if self._strangers:
+                await self._release_strangers()
+            await self._record(now)
+
+    def needs_turn(self, message: object) -> bool:
+        if isinstance(message, Committed):
+            return any(map(_is_news, message.jobs))
+        return True
 
     def receive(self, message: object) -> None:
         match message:
             case Committed(jobs=jobs):
-                for job in jobs:
-                    self._apply(job)
+                for job in self._cursor.newest(jobs):
+                    self._take_in(job)
             case AttemptHanded(attempt=attempt):
                 if (tracked := self._tracked.get(attempt.key)) is not None:
                     self._take_answer(tracked, message)
@@ -181,9 +173,9 @@ class Getter(Actor):
 
     # ------------------------------------------------------------------ what the ledger says
 
-    async def _record(self) -> None:
+    async def _record(self, now: float) -> None:
         """Commit what was decided, until nothing more was decided meanwhile."""
-        while self._outbox:
+        while self._outbox.is_due(now):
             for tracked, change, answer in await self._outbox.commit():
                 if answer.outcome is ChangeResult.DONE:
                     self._note_done(tracked, change)
@@ -192,6 +184,8 @@ class Getter(Actor):
                     continue
                 if answer.job is not None:
                     self._apply(answer.job, again=True)
+            # The news of this commit, of which all is known now.
+            self.mailbox.take(self.receive, self.answer)
 
     async def _note_absences(self) -> None:
         while self._absences:
@@ -205,8 +199,6 @@ class Getter(Actor):
             self._add_unreleased(tracked.attempt)
 
     async def _read_unreleased(self) -> None:
-        if trio.current_time() < self._unreleased_read + UNRELEASED_AGAIN:
-            return
         self._unreleased_read = trio.current_time()
         self._handed.clear()  # of attempts that were over before they were followed
         unreleased = await self._ledger.unreleased()
@@ -224,8 +216,6 @@ class Getter(Actor):
         """A node's picture may hold what it was told to let go of: its machine has lost that word, or the
         ledger its answer. What the ledger does not know is another's, or of a newer ledger, and stays."""
         strangers, self._strangers = self._strangers, {}
-        if not strangers:
-            return
         states = await self._ledger.attempt_states(list(strangers))
         for key, node_id in strangers.items():
             # Given up: whoever was told that it has let go may have lost that before the ledger knows of it.
@@ -260,6 +250,7 @@ class Getter(Actor):
             self._untrack(job.id, key)
         elif job.id in self._sending and job.status not in ON_NODE and job.status is not Status.PROCESSING:
             self._unreleased_read = float("-inf")  # the Sender may have left something to be released
+            self.ring()
         self._sending.discard(job.id)
         if job.status is Status.PROCESSING and attempt is not None:
             self._sending.add(job.id)
@@ -551,6 +542,13 @@ class Getter(Actor):
         tracked = node.tracked.get(key)
         if tracked is not None and not tracked.recording:
             self._decide(tracked, failed(tracked, f"internal error: {error!r}"))
+
+
+def _is_news(job: Job) -> bool:
+    """Of one that has just come, or that the Sender sends, there is nothing to do yet."""
+    if job.status is Status.QUEUED:
+        return job.attempt is not None or job.updated_at != job.created_at
+    return job.status is not Status.PROCESSING
 
 
 def _tell_set_back(node: NodeMirror, picture: Picture) -> None:

@@ -99,14 +99,19 @@ class LivenessMonitor:
         """When somebody could last not be asked for want of something here."""
         self._complaint = Complaint(log)
 
-    def look(self) -> bool:
+    def look(self, now: float) -> bool:
         """Follow new addresses, let removed ones go, judge once a tick who has been silent for too long.
-        Whether it judged."""
+        Whether it judged. `now` is monotonic."""
         wanted = self._addresses()
         if wanted is not self._known:
             self._known = wanted
             self._follow_addresses(wanted)
-        return self._check_silence()
+        asleep = now - self._judged
+        if asleep < self._tick:
+            return False
+        self._judged = now
+        self._check_silence(now, asleep)
+        return True
 
     def _follow_addresses(self, wanted: Sequence[NodeAddress]) -> None:
         for address in set(self._watches) - set(wanted):
@@ -173,12 +178,7 @@ class LivenessMonitor:
                 if not node.lost:
                     self._tell_sender(NodeSuspect(node.node_id, node.trouble))
 
-    def _check_silence(self) -> bool:
-        now = trio.current_time()
-        asleep = now - self._judged
-        if asleep < self._tick:
-            return False
-        self._judged = now
+    def _check_silence(self, now: float, asleep: float) -> None:
         deaf = asleep > 2 * self._tick + 1.0
         wanting = now < self._wanting + WATCHED_AGAIN + self._tick
         for node in self._nodes():
@@ -200,7 +200,6 @@ class LivenessMonitor:
                     self._forget(node)
             elif silent >= self._suspect_after:
                 self._tell_sender(NodeSuspect(node.node_id, node.trouble))
-        return True
 
 
 def _some_jobs(node: NodeMirror) -> str:

@@ -40,12 +40,11 @@ class Outbox:
         self._released_since = 0.0
         self._words: list[tuple[TrackedAttempt, SetProgress]] = []
 
-    def __bool__(self) -> bool:
-        """Whether anything is to be committed now."""
-        return bool(self._changes or self._results or self._words) or self._is_late()
-
-    def _is_late(self) -> bool:
-        return bool(self._released) and trio.current_time() >= self._released_since + self._tick
+    def is_due(self, now: float) -> bool:
+        """Whether anything is to be committed, `now` being monotonic."""
+        if self._changes or self._results or self._words:
+            return True
+        return bool(self._released) and now >= self._released_since + self._tick
 
     @property
     def released(self) -> Collection[str]:

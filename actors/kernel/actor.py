@@ -4,12 +4,14 @@ An actor is one task. Its state is its own, made anew for each life; what it sta
 ends with it. Its mailbox is there before the first life and outlasts each, so who writes to it needs to know
 of none. `tell` never waits: into a full mailbox the message is dropped and the bell rung all the same, so no
 two actors can wait for each other. That is safe because messages are hints: on each turn the actor looks at
-the ledger, and a turn comes with every ring and, as a safety net, with every tick.
+the ledger, and a turn comes with every ring and, as a safety net, with every tick. A message that needs no
+turn, as an actor says of itself (`needs_turn`), waits for the next one.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -32,22 +34,65 @@ class NoAnswer(ActorError):
 
 
 class Doorbell:
-    """Ringing a ringing bell is free, and a ring is never lost. One task waits for it."""
+    """Ringing a ringing bell is free, and a ring is never lost. All who wait for it are woken by one."""
 
     def __init__(self) -> None:
-        self._rung = trio.Event()
+        self.rings = False
+        """Whether `wait` would wait for nothing."""
+        self._waiters: list[trio.lowlevel.Task] = []
 
     @property
-    def rings(self) -> bool:
-        """Whether `wait` would wait for nothing."""
-        return self._rung.is_set()
+    def is_awaited(self) -> bool:
+        """Whether a task waits for a ring, and there was none."""
+        return bool(self._waiters)
 
     def ring(self) -> None:
-        self._rung.set()
+        self.rings = True
+        if self._waiters:
+            for task in self._waiters:
+                trio.lowlevel.reschedule(task)
+            self._waiters.clear()
 
     async def wait(self) -> None:
-        await self._rung.wait()
-        self._rung = trio.Event()
+        if self.rings:
+            await trio.lowlevel.checkpoint()
+        else:
+            task = trio.lowlevel.current_task()
+            self._waiters.append(task)
+
+            def leave(_: object) -> trio.lowlevel.Abort:
+                self._waiters.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(leave)
+        self.rings = False
+
+
+class _Alarm:
+    """Rings at a mailbox at a time that is put off again and again: one timer, moved only where it has to go
+    off earlier than it would. `run` is its task."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._at = math.inf
+        self._timer = trio.CancelScope()
+        self._timer_at = math.inf
+
+    def set(self, at: float) -> None:
+        """Ring then, monotonic, and not before; `inf`: not at all."""
+        self._at = at
+        if at < self._timer_at:
+            self._timer_at = self._timer.deadline = at
+
+    async def run(self) -> None:
+        while True:
+            with self._timer:
+                await trio.sleep_forever()
+            if self._at <= trio.current_time():
+                self._at = math.inf
+                self._mailbox.wake()
+            self._timer_at = self._at
+            self._timer = trio.CancelScope(deadline=self._at)
 
 
 Answer = TypeVar("Answer")
@@ -81,6 +126,10 @@ class _Asked(Generic[Answer]):
         return self._outcome.unwrap()
 
 
+MOST_LEFT: Final = 64
+"""Messages of which an actor is not told at once, as none of them needs a turn."""
+
+
 class Mailbox:
     """Where an actor is reached, whichever of its lives it is in."""
 
@@ -91,8 +140,10 @@ class Mailbox:
         self._bell = Doorbell()
         self._size = size
         self._mail: deque[object] = deque()
-        self._answer: Callable[[Question[Any]], Any] | None = None
-        """How the actor answers, while it waits for mail."""
+        self._called = False
+        """Whether it rings for more than the mail that is here."""
+        self._actor: Actor | None = None
+        self._crash: Exception | None = None
 
     @property
     def waiting(self) -> int:
@@ -100,34 +151,44 @@ class Mailbox:
         return len(self._mail)
 
     def tell(self, message: object) -> None:
-        """Hand over a message, or drop it if the mailbox is full; the bell rings either way."""
-        self.leave(message)
-        self._bell.ring()
+        """Hand over a message, or drop it if the mailbox is full. The bell rings either way, unless the actor
+        needs no turn for it: then it is taken with what comes next, at the latest with a tick."""
+        mail, actor = self._mail, self._actor
+        if len(mail) >= self._size:
+            self.dropped += 1
+            self.wake()
+            return
+        mail.append(message)
+        if actor is None or len(mail) > MOST_LEFT or actor.needs_turn(message):
+            self._bell.ring()
 
     def leave(self, message: object) -> None:
         """The same without a ring, for what belongs to something that is told next."""
-        if not self._put(message):
+        if len(self._mail) < self._size:
+            self._mail.append(message)
+        else:
             self.dropped += 1
-
-    def _put(self, message: object) -> bool:
-        if len(self._mail) >= self._size:
-            return False
-        self._mail.append(message)
-        return True
 
     def ring(self) -> None:
         """Something may have changed: have a look."""
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the actor take a turn."""
+        self._called = True
         self._bell.ring()
 
     async def ask(self, question: Question[Answer], *, deadline: float) -> Answer:
-        """The actor's answer, or `NoAnswer` after `deadline` seconds. An actor that waits and has no mail
-        answers at once what only looks: its state is whole then, and nobody is woken for it."""
-        if question.only_looks and self._answer is not None and not self._mail:
-            answer: Answer = self._answer(question)
+        """The actor's answer, or `NoAnswer` after `deadline` seconds. An actor that waits and has nothing to
+        do answers at once what only looks: its state is whole then, and nobody is woken for it."""
+        if question.only_looks and (actor := self._idle_actor()) is not None:
+            reply: Callable[[Question[Any]], Any] = actor.answer
+            answer: Answer = reply(question)
             return answer
         asked = _Asked(question)
-        if not self._put(asked):
+        if len(self._mail) >= self._size:
             raise NoAnswer(f"{self.name}: too busy to answer")
+        self._mail.append(asked)
         self._bell.ring()
         with trio.move_on_after(deadline):
             return await asked.wait()
@@ -136,33 +197,54 @@ class Mailbox:
     def ask_now(self, question: Question[Answer]) -> Answer | None:
         """The answer of an actor that waits and has nothing to do: what it knows is all there is to know, and
         it has acted on it. None from any other."""
-        if self._answer is None or self._mail or self._bell.rings:
+        actor = self._idle_actor()
+        if actor is None:
             return None
-        answer: Answer = self._answer(question)
+        reply: Callable[[Question[Any]], Any] = actor.answer
+        answer: Answer = reply(question)
         return answer
+
+    def _idle_actor(self) -> Actor | None:
+        """The actor, if it waits with nothing to do. What came and needed no turn it takes in before; what it
+        crashes by then ends its life, and is nothing to whoever asks."""
+        actor = self._actor
+        if actor is None or not self._bell.is_awaited:
+            return None
+        if self._mail:
+            try:
+                self.take(actor.receive, actor.answer)
+            except Exception as error:
+                self._crash = error
+                self._bell.ring()
+        return actor if self._bell.is_awaited else None
 
     # ------------------------------------------------------------------ for the actor
 
-    async def wait(self, at_most: float, answer: Callable[[Question[Any]], Any]) -> None:
-        """Until the bell rings, for that many seconds at most; `answer` is asked meanwhile."""
-        self._answer = answer
-        try:
-            if self._bell.rings:
-                await self._bell.wait()
-            else:
-                with trio.move_on_after(at_most):
-                    await self._bell.wait()
-        finally:
-            self._answer = None
+    async def wait(self) -> None:
+        """Until the bell rings."""
+        await self._bell.wait()
+        if self._crash is not None:
+            crash, self._crash = self._crash, None
+            raise crash
 
     def take(self, receive: Callable[[object], None], answer: Callable[[Question[object]], object]) -> None:
-        """Hand out all that has come."""
+        """Hand out all that has come. Where the bell rang for nothing else, it rings no more."""
         while self._mail:
             message = self._mail.popleft()
             if isinstance(message, _Asked):
                 message.answer(outcome.capture(answer, message.question))
             else:
                 receive(message)
+        self._bell.rings = self._called
+
+    def begin_turn(self, actor: Actor) -> None:
+        """Hand out all that has come; what rang up to now is for this turn."""
+        self.take(actor.receive, actor.answer)
+        self._called = self._bell.rings = False
+
+    def begin_life(self, actor: Actor | None) -> None:
+        """From now on this actor is reached here; None: nobody."""
+        self._actor, self._crash = actor, None
 
     def discard(self) -> None:
         """What an earlier life was asked is answered with an error; its other mail is stale."""
@@ -199,6 +281,10 @@ class Actor(ABC):
     def answer(self, question: Question[object]) -> object:
         raise ActorError(f"{self.mailbox.name} does not know the question {question!r}")
 
+    def needs_turn(self, message: object) -> bool:
+        """Whether a message that has just come is to be acted on at once. It may change nothing, nor wait."""
+        return True
+
     def ring(self) -> None:
         """Come round for another turn."""
         self.mailbox.ring()
@@ -215,11 +301,19 @@ async def live(
 ) -> None:
     """One life: of an actor that `make` makes, until it is cancelled or crashes."""
     mailbox.discard()
+    alarm = _Alarm(mailbox)
     async with trio.open_nursery() as nursery:
         actor = make(mailbox, nursery)
         await actor.begin()
         task_status.started()
-        while True:
-            mailbox.take(actor.receive, actor.answer)
-            await actor.turn()
-            await mailbox.wait(actor.tick, actor.answer)
+        nursery.start_soon(alarm.run)
+        mailbox.begin_life(actor)
+        try:
+            while True:
+                mailbox.begin_turn(actor)
+                await actor.turn()
+                alarm.set(trio.current_time() + actor.tick)
+                await mailbox.wait()
+                alarm.set(math.inf)
+        finally:
+            mailbox.begin_life(None)

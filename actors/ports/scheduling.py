@@ -59,6 +59,10 @@ class Queue(Protocol):
         goes on."""
         ...
 
+    def is_empty(self) -> bool:
+        """Whether no job waits."""
+        ...
+
     def services(self) -> Sequence[str]:
         """Services that have queued jobs."""
         ...

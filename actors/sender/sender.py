@@ -114,6 +114,7 @@ class Sender(Actor):
         self._hand_over = hand_over
         self._batch_bytes = batch_bytes
         self._members = members
+        self._members_seen: Sequence[JoinedNode] | None = None
         self._name_of = name_of
         self._arrivals = Arrivals(tick)
         self._back: dict[int, float] = {}
@@ -140,30 +141,37 @@ class Sender(Actor):
         self._fill(live.queued)
         for key, one in self._reservations.out.items():
             self._hold(key, one)
+        now = trio.current_time()
         for job in live.jobs:
-            self._take_in(job)
+            self._take_in(job, now)
 
     def _fill(self, queued: Sequence[QueuedJobs]) -> None:
         self._arrivals.note(max((job_of(one.orders[-1]) for one in queued), default=0), trio.current_time())
         self._queue.fill(queued)
 
     async def turn(self) -> None:
+        now = trio.current_time()
         self._sync()
-        self._take_back()
+        if self._reserved:
+            self._take_back()
         with self._ledger_backoff:
-            if await self._cursor.catch_up(self._apply):
+            if await self._cursor.catch_up(self._apply, now):
                 await self._read_pauses()
-            await self._end_the_unwanted()
-            await self._free_given_up()
-            await self._assign()
+            if self._doomed:
+                await self._end_the_unwanted()
+            if self._given_up:
+                await self._free_given_up()
+            if not self._queue.is_empty():
+                await self._assign()
 
     # ------------------------------------------------------------------ mail
 
     def receive(self, message: object) -> None:
         match message:
             case Committed(jobs=jobs):
-                for job in jobs:
-                    self._apply(job)
+                now = trio.current_time()
+                for job in self._cursor.newest(jobs):
+                    self._take_in(job, now)
             case ServicesPaused(reasons=reasons):
                 self._queue.set_pauses(reasons)
             case NodeSeen(node=node, heartbeat=heartbeat):
@@ -188,8 +196,24 @@ class Sender(Actor):
             case _:
                 super().receive(message)
 
+    def needs_turn(self, message: object) -> bool:
+        """Where nothing waits, what leaves room for other jobs is no work."""
+        match message:
+            case Committed(jobs=jobs):
+                for job in jobs:
+                    if job.status is Status.QUEUED or job.status is Status.PROCESSING:
+                        return True
+                return not self._queue.is_empty()
+            case AttemptEnded():
+                return not self._queue.is_empty()
+            case _:
+                return True
+
     def _sync(self) -> None:
-        self._pool.sync(self._members(), trio.current_time())
+        members = self._members()
+        if members is not self._members_seen:
+            self._members_seen = members
+            self._pool.sync(members, trio.current_time())
 
     def answer(self, question: Question[object]) -> object:
         self._sync()
@@ -260,15 +284,17 @@ class Sender(Actor):
     def _apply(self, job: Job) -> None:
         """Take one row in. Rows may come twice, and an old one after a newer."""
         if self._cursor.is_new(job):
-            self._take_in(job)
+            self._take_in(job, trio.current_time())
 
-    def _take_in(self, job: Job) -> None:
-        now = trio.current_time()
-        unsent = job.attempt is not None and self._settle(job.attempt.key)
+    def _take_in(self, job: Job, now: float) -> None:
+        attempt = job.attempt
+        unsent = attempt is not None and attempt.key in self._reserved and self._settle(attempt.key)
         self._queue.apply(job)
-        self._doomed.pop(job.id, None)
+        if self._doomed:
+            self._doomed.pop(job.id, None)
         if job.status is not Status.QUEUED:
-            self._back.pop(job.id, None)
+            if self._back:
+                self._back.pop(job.id, None)
         else:
             if job.id in self._keys:
                 self._back[job.id] = now
@@ -277,25 +303,29 @@ class Sender(Actor):
                 self._doomed[job.id] = Transition(
                     job.id, Status.QUEUED, Status.KILLED, "terminated before it began", by=Owner.SENDER
                 )
+                self.ring()
         self._reserve_slot(job)
         self._pool.apply(job, now)
-        if job.status is Status.PROCESSING and job.attempt is not None:
-            dispatcher = self._dispatcher(job.attempt.node_id)
+        if job.status is Status.PROCESSING and attempt is not None:
+            dispatcher = self._dispatcher(attempt.node_id)
             # What no dispatcher knows was sent, or not, by an earlier life: it is in doubt.
-            dispatcher.put(Dispatch(job.attempt, job), doubt=not unsent)
+            dispatcher.put(Dispatch(attempt, job), doubt=not unsent)
             if job.terminate_requested:
-                dispatcher.cancel(job.attempt.key)
+                dispatcher.cancel(attempt.key)
 
     def _reserve_slot(self, job: Job) -> None:
         """An attempt holds its slot until its node has said how it ended (the pool knows), or its end is
         known; a given-up one until its node lets go of it."""
         attempt = job.attempt if job.counts else None
         key = self._keys.get(job.id)
-        if key is not None and (attempt is None or attempt.key != key):
+        if attempt is not None and attempt.key == key:
+            return
+        if key is not None:
             del self._keys[job.id]
             if job.end is None:
                 self._given_up.add(key)  # perhaps: `_free_given_up` asks the ledger
                 self._given_up_read = float("-inf")
+                self.ring()
             else:
                 self._pool.unreserve(key)
         if attempt is not None:
@@ -307,7 +337,7 @@ class Sender(Actor):
         self._queue.set_pauses({name: why for name, (why, _) in (await self._ledger.pauses()).items()})
 
     async def _free_given_up(self) -> None:
-        if not self._given_up or trio.current_time() < self._given_up_read + self.tick:
+        if trio.current_time() < self._given_up_read + self.tick:
             return
         self._given_up_read = trio.current_time()
         unreleased = {a.key for a in await self._ledger.unreleased() if a.state is AttemptState.GIVEN_UP}
@@ -317,14 +347,13 @@ class Sender(Actor):
 
     async def _end_the_unwanted(self) -> None:
         """Some of the queued jobs that somebody wants stopped."""
+        ends = list(islice(self._doomed.values(), ASSIGN_AT_ONCE))
+        await self._record(ends)
+        for end in ends:
+            if self._doomed.get(end.job_id) is end:
+                del self._doomed[end.job_id]
         if self._doomed:
-            ends = list(islice(self._doomed.values(), ASSIGN_AT_ONCE))
-            await self._record(ends)
-            for end in ends:
-                if self._doomed.get(end.job_id) is end:
-                    del self._doomed[end.job_id]
-            if self._doomed:
-                self.ring()
+            self.ring()
 
     # ------------------------------------------------------------------ assigning
 
@@ -403,9 +432,8 @@ class Sender(Actor):
         self._pool.reserve(key, one.node_id, one.service)
 
     def _settle(self, key: str) -> bool:
-        """The row that has this attempt is here. Whether it was reserved: then nothing of it was sent."""
-        if key not in self._reserved:
-            return False
+        """The row that has this reserved attempt is here. Whether that is for the first time: then nothing of
+        it was sent."""
         self._reserved.remove(key)
         self._queue.unreserve(key)
         return self._reservations.out.pop(key, None) is not None
@@ -456,9 +484,9 @@ class Sender(Actor):
         for s in results:
             if s.verdict is Verdict.NOT_THERE:
                 self._pool.back_off(s.dispatch.attempt.node_id, s.reason, trio.current_time())
+                self.ring()
             elif s.node is not None and (s.view is None or not s.view.given_back):
                 self._pool.took(s.node.node_id)
-        self.ring()
         return [_is_done_with(move, answer) for move, answer in zip(moves, recorded, strict=True)]
 
     def _move_for(self, s: DispatchResult) -> Transition:

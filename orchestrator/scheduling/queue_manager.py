@@ -27,12 +27,16 @@ import heapq
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from actors.domain.job import Job, QueuedJobs, job_of
 from actors.domain.queue_excerpt import GoingJob, QueueExcerpt, RingExcerpt
 from actors.domain.service import Backlog, Demand, ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Status
 from orchestrator.scheduling.round_robin import Ring, ServiceRings, by_turn
+
+_rings: Final = attrgetter("rings")
 
 
 @dataclass(slots=True)
@@ -166,6 +170,9 @@ class QueueManager:
         """The requirements of the jobs that wait, the one that was served longest ago first."""
         room = self._services.get(service)
         return () if room is None else [one.requires for one in sorted(room.rings.values(), key=by_turn)]
+
+    def is_empty(self) -> bool:
+        return not any(map(_rings, self._services.values()))
 
     def services(self) -> Sequence[str]:
         """Services that have jobs waiting, unknown ones too; the one that was served longest ago first, as

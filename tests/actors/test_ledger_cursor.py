@@ -47,12 +47,12 @@ async def test_each_row_is_taken_in_once_and_none_after_a_newer(autojump_clock: 
                     rows.append(await walk(ledger, job, WAY[done]))
             case 2:
                 await trio.sleep(TICK)
-                assert await cursor.catch_up(take)
+                assert await cursor.catch_up(take, trio.current_time())
                 assert taken == {job.id: job.change_seq for job in await ledger.changes(0)}
             case _ if rows:
                 take(rng.choice(rows[-10:] if rng.random() < 0.8 else rows))
     await trio.sleep(TICK)
-    await cursor.catch_up(take)
+    await cursor.catch_up(take, trio.current_time())
     assert not cursor._seen, "nothing is kept of what was read"
 
 
@@ -62,9 +62,9 @@ async def test_it_keeps_no_more_than_what_came_since_the_last_reading(autojump_c
     await cursor.begin()
     rows = [await ledger.insert(new_job()) for _ in range(700)]
     assert all(map(cursor.is_new, rows))
-    assert not await cursor.catch_up(partial(pytest.fail))
+    assert not await cursor.catch_up(partial(pytest.fail), trio.current_time())
     await trio.sleep(TICK)
     late = await ledger.insert(new_job())
     assert cursor.is_new(late) and not cursor.is_new(rows[0])
-    assert await cursor.catch_up(lambda job: None)
+    assert await cursor.catch_up(lambda job: None, trio.current_time())
     assert not cursor._seen and not any(map(cursor.is_new, [*rows, late]))

@@ -30,7 +30,7 @@ from support.memory.memory_ledger import MemoryLedger
 from actors.domain.job import Job
 from actors.domain.node import NodeAddress, NodeRef
 from actors.domain.service import ServiceLimits
-from actors.getter.getter import Getter, tell_committed
+from actors.getter.getter import Getter
 from actors.kernel.actor import Mailbox, live
 from actors.messages import Committed, NodeSeen
 from actors.sender.reservations import Reservations
@@ -252,7 +252,7 @@ class _Simulation:
 
         def hear(rows: tuple[Job, ...]) -> None:
             sender.tell(Committed(rows))
-            tell_committed(getter, Committed(rows))
+            getter.tell(Committed(rows))
 
         epoch.hear, epoch.upload = hear, partial(reservations.store, insert=ledger.insert)
         async with trio.open_nursery() as nursery:

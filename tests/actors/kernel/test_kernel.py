@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actors.kernel.actor import Actor, ActorError, Doorbell, Mailbox, NoAnswer, Question, live
+from actors.kernel.actor import MOST_LEFT, Actor, ActorError, Doorbell, Mailbox, NoAnswer, Question, live
 from actors.kernel.backoff import Backoff
 from actors.kernel.supervisor import GaveUp, Supervisor
 
@@ -40,6 +40,10 @@ class Seen:
     lives: int = 0
     turns: list[float] = field(default_factory=list)
     busy: bool = False
+    idle_for: frozenset[int] = frozenset()
+    tick: float = 10.0
+    takes_within: bool = False
+    in_turn: trio.Event = field(default_factory=trio.Event)
 
 
 class Counter(Actor):
@@ -59,6 +63,9 @@ class Counter(Actor):
         else:
             self.total += message
 
+    def needs_turn(self, message: object) -> bool:
+        return message not in self.seen.idle_for
+
     def answer(self, question: Question[object]) -> object:
         match question:
             case Total() | Glance():
@@ -68,6 +75,12 @@ class Counter(Actor):
 
     async def turn(self) -> None:
         self.seen.turns.append(trio.current_time())
+        self.tick = self.seen.tick
+        self.seen.in_turn.set()
+        if self.seen.takes_within:
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            self.mailbox.take(self.receive, self.answer)
         if self.seen.busy:
             await trio.sleep_forever()
 
@@ -101,6 +114,84 @@ async def test_what_is_left_is_taken_with_what_is_told_next(autojump_clock: Mock
         assert (box.waiting, len(seen.turns)) == (1, turns)
         box.tell(4)
         assert await box.ask(Total(), deadline=1.0) == 7
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_needs_no_turn_is_taken_with_the_next_one(autojump_clock: MockClock) -> None:
+    box, (seen, make) = Mailbox("counter"), counter(idle_for=frozenset({3}))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, box, make)
+        await trio.sleep(1.0)
+        turns = len(seen.turns)
+        box.tell(3)
+        await trio.sleep(1.0)
+        assert (box.waiting, len(seen.turns)) == (1, turns)
+        assert await box.ask(Glance(), deadline=1.0) == 3
+        assert (box.waiting, len(seen.turns)) == (0, turns)
+        box.tell(3)
+        box.tell(4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (box.ask_now(Total()), len(seen.turns)) == (10, turns + 1)
+        box.tell(3)
+        await trio.sleep(11.0)
+        assert (box.waiting, len(seen.turns)) == (0, turns + 2), "at the latest with a tick"
+        for _ in range(MOST_LEFT):
+            box.tell(3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert box.waiting == MOST_LEFT
+        box.tell(3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (box.waiting, len(seen.turns)) == (0, turns + 3)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_left_ends_the_life_that_crashes_by_it_and_not_who_asks(
+    autojump_clock: MockClock,
+) -> None:
+    box, (seen, make) = Mailbox("counter"), counter()
+    supervisor = Supervisor(random.Random(1))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.keep, "counter", partial(live, box, make))
+        await trio.testing.wait_all_tasks_blocked()
+        box.leave("crash")
+        assert box.ask_now(Total()) is None
+        await trio.sleep(1.0)
+        assert (seen.lives, box.ask_now(Total())) == (2, 0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_mail_that_is_taken_within_a_turn_brings_no_other_and_a_ring_does(
+    autojump_clock: MockClock,
+) -> None:
+    box, (seen, make) = Mailbox("counter"), counter(takes_within=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, box, make)
+        await trio.testing.wait_all_tasks_blocked()
+        for ring, more in ((False, 1), (True, 2)):
+            turns, seen.in_turn = len(seen.turns), trio.Event()
+            box.ring()
+            await seen.in_turn.wait()
+            box.tell(1)
+            if ring:
+                box.ring()
+            await trio.testing.wait_all_tasks_blocked()
+            assert (box.waiting, len(seen.turns)) == (0, turns + more)
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_tick_follows_the_last_turn_and_may_become_shorter(autojump_clock: MockClock) -> None:
+    box, (seen, make) = Mailbox("counter"), counter()
+    async with trio.open_nursery() as nursery:
+        start = trio.current_time()
+        await nursery.start(live, box, make)
+        for _ in range(3):
+            await trio.sleep(4.0)
+            box.ring()
+        await trio.sleep(11.0)
+        seen.tick = 2.0
+        box.ring()
+        await trio.sleep(5.0)
+        assert [round(at - start) for at in seen.turns] == [0, 4, 8, 12, 22, 23, 25, 27]
         nursery.cancel_scope.cancel()
 
 
@@ -154,10 +245,11 @@ async def test_only_who_waits_and_has_nothing_to_do_answers_now() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert box.ask_now(Total()) == 0
         box.leave(3)
-        assert box.ask_now(Total()) is None, "there is something that it does not know"
-        box.ring()
+        assert (box.ask_now(Total()), box.waiting) == (3, 0), "it takes in what was left before"
+        box.tell(4)
+        assert box.ask_now(Total()) is None, "there is something that it has not acted on"
         await trio.testing.wait_all_tasks_blocked()
-        assert box.ask_now(Total()) == 3
+        assert box.ask_now(Total()) == 7
         box.ring()
         assert box.ask_now(Total()) is None, "it may have to act"
         nursery.cancel_scope.cancel()
@@ -252,6 +344,20 @@ async def test_a_doorbell_keeps_one_ring(autojump_clock: MockClock) -> None:
     with trio.move_on_after(1.0) as scope:
         await bell.wait()
     assert scope.cancelled_caught
+    assert not bell.is_awaited
+    bell.ring()
+    with trio.fail_after(1.0):
+        await bell.wait()
+
+
+async def test_a_ring_wakes_all_who_wait(autojump_clock: MockClock) -> None:
+    bell = Doorbell()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(bell.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bell.is_awaited and not bell.rings
+        bell.ring()
 
 
 def test_backoff_grows_to_its_limit_and_is_jittered() -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 from support.data.ledgers import SetClock, by_owner, new_job, walk
 from support.memory.memory_ledger import MemoryLedger
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.domain.changes import Change, ChangeAnswer, Transition
 from actors.domain.failure import Failure
@@ -22,10 +22,12 @@ from actors.domain.service import ServiceLimits, WaitReason
 from actors.domain.status import ENDED, Status
 from actors.kernel.actor import Mailbox, live
 from actors.messages import (
+    AttemptEnded,
     AttemptHanded,
     Committed,
     NodeSeen,
     PoolPicture,
+    ReserveFirst,
     ScalingPicture,
     ServicesPaused,
     SetServices,
@@ -360,4 +362,32 @@ async def test_what_a_node_has_is_handed_over_before_it_is_recorded(autojump_clo
         await nursery.start(live, sender, make)
         sender.tell(NodeSeen(NodeRef("n" * 32, "http://n:1"), Heartbeat(slots=1)))
         await recorded.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_leaves_room_is_acted_on_at_once_where_a_job_waits_and_else_left(
+    autojump_clock: MockClock,
+) -> None:
+    ledger, sender = MemoryLedger(clock=SetClock()), Mailbox("sender")
+    limits = {"example": ServiceLimits("example", addresses=(NodeAddress("http://n:1"),))}
+    first, second = [await ledger.insert(new_job()) for _ in range(2)]
+
+    async def key_of(job: Job) -> str:
+        row = await ledger.get(job.id)
+        assert row is not None and row.status is Status.SUBMITTED and row.attempt is not None
+        return row.attempt.key
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(live, sender, make_sender(ledger, limits, Taking()))
+        sender.tell(NodeSeen(NodeRef("n" * 32, "http://n:1"), Heartbeat(slots=1)))
+        await wait_all_tasks_blocked()
+        now = trio.current_time()
+        sender.tell(AttemptEnded(await key_of(first)))
+        await wait_all_tasks_blocked()
+        ended = AttemptEnded(await key_of(second))
+        assert trio.current_time() == now, "no tick was waited for"
+        sender.tell(ended)
+        await wait_all_tasks_blocked()
+        assert sender.waiting == 1
+        assert sender.ask_now(ReserveFirst("example", 1, "")) is not None, "the slot is known to be free"
         nursery.cancel_scope.cancel()
