@@ -28,15 +28,12 @@ GIVE_UP_DEFECT: Final = 5
 
 
 class _Request(Generic[Item]):
-    def __init__(self, item: Item, backoff: Backoff) -> None:
+    def __init__(self, item: Item) -> None:
         self.item = item
-        self.backoff = backoff
+        self.backoff: Backoff | None = None
         self.due = 0.0
         self.alone = False
         self.defects = 0
-
-    def later(self) -> None:
-        self.due = trio.current_time() + self.backoff.next()
 
 
 class RequestBatcher(Generic[Item, Answer]):
@@ -84,7 +81,7 @@ class RequestBatcher(Generic[Item, Answer]):
     def request(self, key: str, item: Item) -> None:
         """Have it done. Idempotent by key."""
         if key not in self._requests:
-            self._requests[key] = _Request(item, Backoff(self._rng, first=self._first, most=self._most))
+            self._requests[key] = _Request(item)
             self._wake()
 
     def drop(self, key: str) -> None:
@@ -97,9 +94,15 @@ class RequestBatcher(Generic[Item, Answer]):
             request.due = 0.0
         self._wake()
 
+    def _put_off(self, request: _Request[Item]) -> None:
+        if request.backoff is None:
+            request.backoff = Backoff(self._rng, first=self._first, most=self._most)
+        request.due = trio.current_time() + request.backoff.next()
+
     def _wake(self) -> None:
-        self._bell.ring()
-        if not self._active and self._requests and self._node is not None:
+        if self._active:
+            self._bell.ring()
+        elif self._requests and self._node is not None:
             self._active = True
             self._nursery.start_soon(self._work)
 
@@ -145,14 +148,14 @@ class RequestBatcher(Generic[Item, Answer]):
                 if self._requests.get(key) is request:
                     del self._requests[key]
             else:
-                request.later()
+                self._put_off(request)
 
     def _isolate(self, batch: list[tuple[str, _Request[Item]]], error: Exception) -> None:
         passing = is_passing(error)
         if not passing:
             log.error("%s failed for %d items", self._name, len(batch), exc_info=error)
         for key, request in batch:
-            request.later()
+            self._put_off(request)
             if passing:
                 continue
             request.alone = True

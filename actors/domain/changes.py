@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
-from actors.domain.job import Attempt, AttemptState, End, Job
+from actors.domain.job import Attempt, AttemptState, End, Job, make_changer
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import BatchStand
 from actors.domain.status import Owner, Status
@@ -150,3 +151,6 @@ class NewJob:
     request_id: str = ""
     files: bytes | None = field(default=None, repr=False)
     first: FirstAttempt | None = None
+
+
+change_new_job: Final = make_changer(NewJob)

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from actors.domain.batch_request import NOTHING_REQUESTED, BatchRequest
 from actors.domain.failure import Failure
 from actors.domain.limits import UNLIMITED, JobLimits
 from actors.domain.progress import BatchStand
 from actors.domain.status import QUOTA, Status
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +156,28 @@ class Job:
         return Failure.EXIT_CODE if end.exit_code else Failure.NODE
 
 
-_FIELDS: Final = {one.name: place for place, one in enumerate(fields(Job))}
-_values: Final = attrgetter(*_FIELDS)
+class Changer(Protocol[T]):
+    """Gives the value with these fields changed. Raises KeyError for a field that it does not have."""
+
+    def __call__(self, one: T, /, **changes: Any) -> T: ...
 
 
-def change_job(job: Job, **changes: Any) -> Job:
-    """The row with these fields changed: `dataclasses.replace` in two thirds of its time, as each move makes
-    a row. Raises KeyError for a field that it does not have."""
-    values = list(_values(job))
-    for name, value in changes.items():
-        values[_FIELDS[name]] = value
-    return Job(*values)
+def make_changer(kind: type[T]) -> Changer[T]:
+    """`dataclasses.replace` in two thirds of its time, for what is changed with each move of a job."""
+    places = {one.name: place for place, one in enumerate(fields(kind))}  # type: ignore[arg-type]
+    values_of = attrgetter(*places)
+
+    def change(one: T, /, **changes: Any) -> T:
+        values = list(values_of(one))
+        for name, value in changes.items():
+            values[places[name]] = value
+        return kind(*values)
+
+    return change
+
+
+change_job: Final = make_changer(Job)
+change_end: Final = make_changer(End)
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,10 +251,11 @@ class Getter(Actor):
         elif job.id in self._sending and job.status not in ON_NODE and job.status is not Status.PROCESSING:
             self._unreleased_read = float("-inf")  # the Sender may have left something to be released
             self.ring()
-        self._sending.discard(job.id)
         if job.status is Status.PROCESSING and attempt is not None:
             self._sending.add(job.id)
             self._node(attempt.node_id)  # so that it is judged, for the Sender's sake
+        else:
+            self._sending.discard(job.id)
         if job.status in ON_NODE and attempt is not None:
             tracked = self._tracked.get(attempt.key)
             if tracked is None:
@@ -264,11 +265,11 @@ class Getter(Actor):
 
     def _track(self, job: Job, attempt: Attempt) -> TrackedAttempt:
         tracked = self._tracked[attempt.key] = TrackedAttempt(job, attempt)
+        node = self._node(attempt.node_id)
+        node.tracked[attempt.key] = tracked
         if (handed := self._handed.pop(attempt.key, None)) is not None:
             self._take_answer(tracked, handed)
         self._keys[job.id] = attempt.key
-        node = self._node(attempt.node_id)
-        node.tracked[attempt.key] = tracked
         self._follow(node)
         return tracked
 
@@ -276,14 +277,14 @@ class Getter(Actor):
         """A node does not tell by its link what it has just answered that it has. It counts until there is a
         newer picture: what is missing there is asked for."""
         tracked.answered_at = handed.answered_at
-        view, node = handed.view, self._node(handed.attempt.node_id)
+        view, node = handed.view, self._nodes[tracked.attempt.node_id]
         if view is not None and view.key not in node.mirror and node.pictured_at < handed.answered_at:
             node.see(view)
 
     def _untrack(self, job_id: int, key: str) -> None:
         del self._keys[job_id]
         tracked = self._tracked.pop(key)
-        node = self._node(tracked.attempt.node_id)
+        node = self._nodes[tracked.attempt.node_id]
         node.tracked.pop(key, None)
         node.requests.drop(key)
         self._follow(node)
@@ -298,7 +299,7 @@ class Getter(Actor):
         """Do what this job needs now. A defect in here is this job's alone."""
         if tracked.recording or self._tracked.get(tracked.attempt.key) is not tracked:
             return
-        node = self._node(tracked.attempt.node_id)
+        node = self._nodes[tracked.attempt.node_id]
         try:
             step = reconcile(tracked, node, self._services.get(tracked.job.service))
         except Exception as error:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from actors.domain.changes import Change, RecordEnd, SetProgress, Transition
-from actors.domain.job import Attempt, AttemptState, End, Job
+from actors.domain.job import Attempt, AttemptState, End, Job, change_end, change_job
 from actors.domain.node import Heartbeat, NodeRef, PayloadView, StreamPosition
 from actors.domain.requeue import requeue_lost, requeue_or_fail
 from actors.domain.service import ServiceLimits
@@ -76,7 +76,7 @@ class NodeRequests:
 
     def bring_home(self, key: str, dispatch: Dispatch, *, delivered: bool, large: bool) -> None:
         """Have an attempt's results stored: in one way at a time."""
-        if not any(key in batcher for batcher in (self.take, self.collect, self.collect_large)):
+        if not (key in self.take or key in self.collect or key in self.collect_large):
             fetch = self.collect_large if large else self.collect
             (self.take if delivered else fetch).request(key, dispatch)
 
@@ -184,7 +184,7 @@ def reconcile(tracked: TrackedAttempt, node: NodeMirror, limits: ServiceLimits |
         # What they left is here: the end is recorded with it, in one.
         if change is None and job.end is None and attempt.key not in node.delivered:
             change = RecordEnd(job.id, attempt.key, end)
-        return NextAction(change, Need.COLLECT, Dispatch(attempt, replace(job, end=view.end)))
+        return NextAction(change, Need.COLLECT, Dispatch(attempt, change_job(job, end=view.end)))
     if job.terminate_requested:
         if job.status is Status.LOCKED:
             return NextAction(need=Need.CANCEL)
@@ -203,7 +203,7 @@ def in_our_time(end: End, skew: float | None) -> End:
     started_at = end.started_at
     if started_at is not None:
         started_at = started_at - skew if end.wall_seconds is None else ended_at - end.wall_seconds
-    return replace(end, started_at=started_at, ended_at=ended_at)
+    return change_end(end, started_at=started_at, ended_at=ended_at)
 
 
 def results_size(dispatch: Dispatch) -> int:

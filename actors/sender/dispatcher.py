@@ -24,6 +24,7 @@ end with it. Its rules, to which the code below refers by number:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -175,14 +176,15 @@ class NodeDispatcher:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                while await self._report_certain():
-                    pass  # what became due meanwhile rings no more
-                self._start_what_is_due(nursery)
-                due = self._next_due()
-                if due == float("inf"):
+                due, to_stop, next_due = self._find_due()
+                if certain := self._find_certain(due):
+                    await self._report(certain)
+                    continue  # what became due meanwhile rings no more
+                self._start(nursery, due, to_stop)
+                if next_due == math.inf:
                     await self._bell.wait()
                 else:
-                    with trio.move_on_at(due):
+                    with trio.move_on_at(next_due):
                         await self._bell.wait()
 
     # ------------------------------------------------------------------ deciding
@@ -190,23 +192,27 @@ class NodeDispatcher:
     def _is_large(self, item: _Item) -> bool:
         return item.dispatch.job.size > self._batch_bytes
 
-    def _idle(self) -> list[_Item]:
-        return [i for i in self._items.values() if i.sending is None and not i.stopping and not i.reporting]
-
-    def _next_due(self) -> float:
-        """When an item becomes due. What is due already waits for something that rings: a transfer's end, or
-        the node."""
-        now = trio.current_time()
-        dues = (i.due for i in self._items.values() if i.due > now and not i.stopping and not i.reporting)
-        return min(dues, default=float("inf"))
-
-    async def _report_certain(self) -> bool:
-        """What can be said without asking the node: rules 2, 3, 5 and 8. Whether there was anything."""
-        now = trio.current_time()
-        certain = []
-        for item in self._idle():
+    def _find_due(self) -> tuple[list[_Item], list[_Item], float]:
+        """What is due now and idle, what is to be stopped by the node (rule 4), and when anything else
+        becomes due. What is due already waits for something that rings: a transfer's end, or the node."""
+        now, next_due = trio.current_time(), math.inf
+        due: list[_Item] = []
+        to_stop: list[_Item] = []
+        for item in self._items.values():
             if item.due > now:
+                if item.due < next_due and not item.stopping and not item.reporting:
+                    next_due = item.due
                 continue
+            if item.sending is None and not item.stopping and not item.reporting:
+                due.append(item)
+            if item.stop and item.doubt and not item.stopping:
+                to_stop.append(item)
+        return due, to_stop, next_due
+
+    def _find_certain(self, due: Sequence[_Item]) -> list[DispatchResult]:
+        """What can be said without asking the node: rules 2, 3, 5 and 8."""
+        certain: list[DispatchResult] = []
+        for item in due:
             if item.stop and not item.doubt:
                 reason = "terminated before it was sent"
                 certain.append(DispatchResult(item.dispatch, Verdict.KILLED, reason, sent=False))
@@ -219,8 +225,7 @@ class NodeDispatcher:
             elif item.doubt and self._ref is not None and self._ref.contract_only:
                 reason = "the connection or the orchestrator broke while it was being sent"
                 certain.append(DispatchResult(item.dispatch, Verdict.UNKNOWABLE, reason, node=self._ref))
-        await self._report(certain)
-        return bool(certain)
+        return certain
 
     def _is_of_another_boot(self, item: _Item) -> bool:
         moment = item.dispatch.attempt.boot
@@ -234,14 +239,16 @@ class NodeDispatcher:
             item.doubt and not item.dispatch.attempt.boot and self._ref is not None and bool(self._ref.boot)
         )
 
-    def _start_what_is_due(self, nursery: trio.Nursery) -> None:
+    def _start(self, nursery: trio.Nursery, due: Sequence[_Item], to_stop: list[_Item]) -> None:
         node = self._ref
         if node is None or self._lost is not None:
             return
-        now = trio.current_time()
-        # Rules 1, 4 and 8.
-        to_ask = [i for i in self._idle() if i.due <= now and not i.stop and self._is_unclear(i)]
-        to_stop = [i for i in self._items.values() if i.stop and i.doubt and not i.stopping and i.due <= now]
+        # Rules 1 and 8.
+        to_ask: list[_Item] = []
+        to_send: list[_Item] = []
+        for item in due:
+            if not item.stop:
+                (to_ask if self._is_unclear(item) else to_send).append(item)
         for task, items in ((self._ask, to_ask), (self._stop, to_stop)):
             for item in items:
                 item.stopping = True
@@ -250,13 +257,11 @@ class NodeDispatcher:
         batch: list[_Item] = []
         size = 0
         # Rules 6 and 7.
-        for item in self._idle():
-            if item.stop or item.due > now or self._is_unclear(item):
-                continue
+        for item in to_send:
             if self._is_large(item):
                 if self._large_busy < LARGE_AT_ONCE:
                     self._large_busy += 1
-                    self._begin(item)
+                    item.sending = trio.CancelScope()
                     nursery.start_soon(self._send_large, node, item)
             elif item.alone and batch:
                 continue
@@ -269,11 +274,8 @@ class NodeDispatcher:
             self._small_busy = True
             scope = trio.CancelScope()
             for item in batch:
-                self._begin(item, scope)
+                item.sending = scope
             nursery.start_soon(self._send_small, node, batch, scope)
-
-    def _begin(self, item: _Item, scope: trio.CancelScope | None = None) -> None:
-        item.sending = scope or trio.CancelScope()
 
     # ------------------------------------------------------------------ doing
 
@@ -282,7 +284,8 @@ class NodeDispatcher:
             await self._send(node, batch, scope)
         finally:
             self._small_busy = False
-            self._bell.ring()
+            if self._items:
+                self._bell.ring()
 
     async def _send_large(self, node: NodeRef, item: _Item) -> None:
         assert item.sending is not None

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from actors.domain.changes import FirstAttempt, NewJob
+from actors.domain.changes import FirstAttempt, NewJob, change_new_job
 from actors.domain.job import Job
 from actors.domain.labels import from_labels
 from actors.kernel.actor import Mailbox
@@ -53,7 +53,7 @@ class Reservations:
         key = first.attempt.key
         stored: Job | None = None
         try:
-            stored = await insert(replace(job, first=first))
+            stored = await insert(change_new_job(job, first=first))
             return stored
         finally:
             if stored is None or stored.attempt is None or stored.attempt.key != key:
