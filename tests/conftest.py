@@ -4,10 +4,13 @@ Signals that whoever started the tests has ignored (`nohup`, `&` in a script) ar
 test starts inherits that, and Ctrl-C or a closed terminal would end none of it.
 
 What the collection has made stays to the end: the garbage collector does not look through it again and again.
+
+In a new clone the workers of a run share what pytest makes of modules of tests before it imports them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -24,6 +27,22 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         # A handler, so that programs begin with the default, while the tests themselves still outlive it.
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Of a worker: import each a share of the modules first. All go through them in one order, so that each
+    would find few made ready by another, and work on the assertions of most."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return
+    number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    begun = session.config.invocation_params.dir
+    modules = sorted(path for one in session.config.args for path in (begun / one).rglob("test_*.py"))
+    for path in modules[number % workers :: workers]:
+        # What cannot be imported is told of when it is collected.
+        with contextlib.suppress(pytest.Collector.CollectError, pytest.skip.Exception):
+            _ = pytest.Module.from_parent(session, path=path).obj
 
 
 def pytest_collection_finish() -> None:
