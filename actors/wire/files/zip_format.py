@@ -110,7 +110,9 @@ class Records:
     ) -> bytes:
         crc, packed, size = sums
         is_64 = self._at > MOST or most > MOST
-        mtime = min(max(member.mtime, _EARLIEST), _LATEST)
+        mtime = member.mtime
+        if not _EARLIEST <= mtime <= _LATEST:
+            mtime = _EARLIEST if mtime < _EARLIEST else _LATEST
         fixed = (45 if is_64 else 20, flags, method, _dos_time(mtime))
         # Exact and in UTC, but of 32 bits.
         extra = b"" if mtime > _LATEST_UNIX else _TIME.pack(b"UT", 5, 1, int(mtime))
