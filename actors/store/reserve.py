@@ -29,6 +29,7 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._space = os.fspath(path / _SPACE)
         self._lock = threading.Lock()
 
     def hold(self) -> bool:
@@ -54,7 +55,7 @@ class Reserve:
 
     def _is_held(self) -> bool:
         try:
-            return len(os.listdir(self._path)) == FILES and (self._path / _SPACE).stat().st_size == HELD
+            return len(os.listdir(self._path)) == FILES and os.stat(self._space).st_size == HELD
         except OSError:
             return False
 

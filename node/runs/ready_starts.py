@@ -54,7 +54,7 @@ class ReadyStarts:
         with suppress(OSError):
             if os.path.lexists(f"{directory}/{RECEIVED}"):
                 return
-            if (options := look_at(Path(directory, WORK, SCRIPT))) is None:
+            if (options := look_at(f"{directory}/{WORK}/{SCRIPT}")) is None:
                 return
             make_places(directory)
             self._leave_word(payload, directory)

@@ -60,7 +60,7 @@ def make_ready(script: Path) -> ScriptCheck:
     return checked
 
 
-def look_at(script: Path) -> tuple[str, ...] | None:
+def look_at(script: Path | str) -> tuple[str, ...] | None:
     """The options that a script has for bash; None if more is to be said of it, or it is to be mended first.
     Blocks. Raises `OSError`, also where there is none."""
     checked, _ = _look(script)
@@ -71,7 +71,7 @@ _Mending: TypeAlias = tuple[int, bytes, int]
 """The bytes that go from its begin, the ending of its lines, and its mode."""
 
 
-def _look(script: Path) -> tuple[ScriptCheck, _Mending | None]:
+def _look(script: Path | str) -> tuple[ScriptCheck, _Mending | None]:
     """What is said of it once it is mended, and how."""
     mode = os.lstat(script).st_mode
     if stat.S_ISDIR(mode):
@@ -101,7 +101,7 @@ def _look(script: Path) -> tuple[ScriptCheck, _Mending | None]:
     return ScriptCheck(note="; ".join(filter(None, notes)), options=first.options), mending
 
 
-def _read_head(script: Path) -> bytes:
+def _read_head(script: Path | str) -> bytes:
     descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, _PIECE)
@@ -134,8 +134,8 @@ def _name_similar(directory: Path) -> str:
     return f", but there is {', '.join(map(printable, found[:_MOST_NAMED]))}" if found else ""
 
 
-def _holds_newline(script: Path) -> bool:
-    with script.open("rb") as file:
+def _holds_newline(script: Path | str) -> bool:
+    with open(script, "rb") as file:
         return any(b"\n" in piece for piece in _pieces(file))
 
 

@@ -69,8 +69,8 @@ class Workspace:
     def __init__(self, data: Path) -> None:
         self.payloads = data / "payloads"
         self._directory = lru_cache(maxsize=256)(self.payloads.joinpath)
-        self._incoming = data / "incoming"
-        self._payloads, self._trash = os.fspath(self.payloads), os.fspath(data / "trash")
+        self._payloads = os.fspath(self.payloads)
+        self._incoming, self._trash = os.fspath(data / "incoming"), os.fspath(data / "trash")
         """As text, which is joined at no cost."""
         self._readers: dict[str, int] = {}
         self._refused: set[str] = set()
@@ -87,12 +87,12 @@ class Workspace:
 
     def prepare(self) -> None:
         """Make the directories; what an earlier process was receiving goes into the trash. Blocks."""
-        for directory in (self.payloads, self._incoming, Path(self._trash)):
+        for directory in (self.payloads, Path(self._incoming), Path(self._trash)):
             if not directory.is_dir():
                 make_directory(directory)
         # Who runs as somebody else gets through to what is their own. Each of these is closed to all others.
         self.payloads.chmod(0o711)
-        self._changes_are_told = changes_are_told(self._incoming)
+        self._changes_are_told = changes_are_told(Path(self._incoming))
         for entry in list(os.scandir(self._incoming)):
             os.rename(entry.path, f"{self._trash}/{entry.name}-{os.urandom(4).hex()}")
 
