@@ -119,8 +119,10 @@ class LandlockTier:
                     *self._own,
                     *((path, WRITE) for path in given.own),
                 ):
-                    with contextlib.suppress(FileNotFoundError):
+                    try:
                         own.allow(path, rights)
+                    except FileNotFoundError:
+                        continue
                 for place, rights in places:
                     own.allow_place(place, rights)
             except BaseException:

@@ -247,7 +247,8 @@ class Watch:
         ended, duration, asked, exceeded = self._watch(tree)
         for log in self._both:
             log.finish()
-        os.fchmod(self._directory, 0o700)  # A script of the same user may have closed it to all.
+        if os.fstat(self._directory).st_mode & 0o7777 != 0o700:
+            os.fchmod(self._directory, 0o700)  # A script of the same user may have closed it to all.
         mark = mark_files.pack_end(
             self._request.key,
             self._request.nonce,

@@ -499,6 +499,7 @@ class ShepherdExecutor:
 
     async def _start(self, spec: RunSpec, directory: str, user: User) -> ShepherdedRun:
         nonce = os.urandom(16).hex()
+        limited = spec.limits is not UNLIMITED
         request = pack_request(
             spec,
             directory,
@@ -506,7 +507,7 @@ class ShepherdExecutor:
             user,
             bash=self._bash,
             confined=self.name != BASH,
-            counted="pids" not in self.controllers and self._counts_by_user,
+            counted=limited and "pids" not in self.controllers and self._counts_by_user,
         )
         for _ in range(_ATTEMPTS):
             answer, leash = await self._launch(spec, request)
