@@ -118,16 +118,18 @@ class NativeNodes:
             }
             return [answers[dispatch.attempt.key] for dispatch in dispatches]
         if link is not None:
-            answers |= await self._send_by_link(link, [one for one in readable if _is_small(one[1])])
-            readable = [one for one in readable if not _is_small(one[1])]
-        answers |= await self._send(node, readable)
+            small = [one for one in readable if _is_small(one[1])]
+            large = [] if len(small) == len(readable) else [one for one in readable if not _is_small(one[1])]
+            if small:
+                answers |= await self._send_by_link(link, small)
+            readable = large
+        if readable:
+            answers |= await self._send(node, readable)
         return [answers[dispatch.attempt.key] for dispatch in dispatches]
 
     async def _send_by_link(
         self, link: NodeLink, batch: Sequence[tuple[Dispatch, Inputs]]
     ) -> dict[str, SubmitAnswer]:
-        if not batch:
-            return {}
         keys = [dispatch.attempt.key for dispatch, _ in batch]
         listed = [
             {**_listed(dispatch), "files": [[path, size] for path, _, size in files]}
@@ -150,8 +152,6 @@ class NativeNodes:
         return dict.fromkeys(keys, answer)
 
     async def _send(self, node: NodeRef, batch: Sequence[tuple[Dispatch, Inputs]]) -> dict[str, SubmitAnswer]:
-        if not batch:
-            return {}
         keys = [dispatch.attempt.key for dispatch, _ in batch]
         broken_off = False
         try:
@@ -198,8 +198,8 @@ class NativeNodes:
 
     async def lookup(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
         try:
-            if self._links.to(node) is not None:
-                listed = await self._order(node, "lookup", attempts)
+            if (link := self._links.to(node)) is not None:
+                listed = await self._order(node, link, "lookup", attempts)
                 return [_parse_look(listed.get(one.key), one.key, _LOOK_RESULTS) for one in attempts]
         except (NotReached, Broken, Garbled, NotSent, InDoubt) as error:
             return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
@@ -217,26 +217,28 @@ class NativeNodes:
 
     async def cancel(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[AttemptLookup]:
         try:
-            listed = await self._order(node, "cancel", attempts)
+            listed = await self._order(node, self._links.to(node), "cancel", attempts)
             return [_parse_look(listed.get(one.key), one.key, _CANCEL_RESULTS) for one in attempts]
         except (NotReached, Broken, Garbled, NotSent, InDoubt) as error:
             return [AttemptLookup(LookupResult.UNKNOWN, reason=str(error)) for _ in attempts]
 
     async def release(self, node: NodeRef, attempts: Sequence[Attempt]) -> list[bool]:
         try:
-            for attempt in attempts:
-                self._delivered(node, attempt.key)
-            listed = await self._order(node, "release", attempts)
+            link = self._links.to(node)
+            if link is not None:
+                for attempt in attempts:
+                    link.take_results(attempt.key)
+            listed = await self._order(node, link, "release", attempts)
         except (NotReached, Broken, Garbled, NotSent, InDoubt):
             return [False for _ in attempts]
         return [listed.get(attempt.key, {}).get("result") == "released" for attempt in attempts]
 
     async def _order(
-        self, node: NodeRef, verb: str, attempts: Sequence[Attempt]
+        self, node: NodeRef, link: NodeLink | None, verb: str, attempts: Sequence[Attempt]
     ) -> dict[str, Mapping[str, Any]]:
         """What the node says of each, by key. Raises NotReached, Broken, Garbled; NotSent, InDoubt."""
         keys = [attempt.key for attempt in attempts]
-        if (link := self._links.to(node)) is not None:
+        if link is not None:
             lane = Lane.URGENT if verb == "cancel" else Lane.ORDERS
             said = await link.ask(verb, {"keys": keys}, lane=lane)
             if "error" in said:
