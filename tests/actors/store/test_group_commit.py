@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -206,6 +206,105 @@ async def test_soft_writes_are_synced_by_the_next_hard_one_or_a_second_later(
         await synced.wait()
         assert said[7:] == [True, ("hard", True)]
         nursery.cancel_scope.cancel()
+    await connection.close()
+
+
+class Listed(Batch[str]):
+    """Notes each commit in `said`, and rings."""
+
+    said: list[tuple[str, bool]]
+    bell: trio.Event
+    token: trio.lowlevel.TrioToken
+
+    def committed(self) -> None:
+        self.said.append(("hard" if self.hard else "soft", self.hardens))
+        self.token.run_sync_soon(self.bell.set)
+
+
+@pytest.fixture
+async def listed(reserve: Reserve) -> AsyncIterator[GroupCommit[Listed]]:
+    Listed.said, Listed.bell, Listed.token = [], trio.Event(), trio.lowlevel.current_trio_token()
+    connection = await connect()
+    made: GroupCommit[Listed] = GroupCommit(
+        connection,
+        lambda db, now: Listed(db, now, 0),
+        clock=SetClock(),
+        reserve=reserve,
+        committed=lambda batch: None,
+        most=10,
+        harden=lambda db, hard: None,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        yield made
+        nursery.cancel_scope.cancel()
+    await connection.close()
+
+
+async def test_a_soft_write_has_its_own_second_though_an_earlier_one_was_synced_meanwhile(
+    mock_clock: trio.testing.MockClock, listed: GroupCommit[Listed]
+) -> None:
+    await listed.write(lambda batch: None, soft=True)
+    mock_clock.jump(0.5)
+    await listed.write(lambda batch: None)
+    await listed.write(lambda batch: None, soft=True)
+    Listed.bell = trio.Event()
+    mock_clock.jump(0.75)
+    await trio.testing.wait_all_tasks_blocked()
+    assert Listed.said == [("soft", False), ("hard", True), ("soft", False)]
+    mock_clock.jump(0.25)
+    await Listed.bell.wait()
+    assert Listed.said[3:] == [("hard", True)]
+
+
+async def test_what_is_due_while_a_batch_is_under_way_is_synced_after_it(
+    mock_clock: trio.testing.MockClock, listed: GroupCommit[Listed]
+) -> None:
+    await listed.write(lambda batch: None, soft=True)
+    go_on = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(listed.write, lambda batch: go_on.wait(), soft=True))
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+    Listed.bell = trio.Event()
+    while len(Listed.said) < 3:
+        await Listed.bell.wait()
+        Listed.bell = trio.Event()
+    assert Listed.said == [("soft", False), ("soft", False), ("hard", True)]
+
+
+async def test_a_batch_under_way_is_answered_though_the_task_is_cancelled(reserve: Reserve) -> None:
+    connection = await connect()
+    made: GroupCommit[Batch[str]] = GroupCommit(
+        connection,
+        lambda db, now: Batch(db, now, 0),
+        clock=SetClock(),
+        reserve=reserve,
+        committed=lambda batch: None,
+        most=10,
+    )
+    go_on, answers = threading.Event(), list[object]()
+
+    async def write(work: Callable[[Batch[str]], object]) -> None:
+        try:
+            answers.append(await made.write(work))
+        except Stopped:
+            answers.append("stopped")
+
+    async with trio.open_nursery() as writers, trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        writers.start_soon(write, lambda batch: go_on.wait() and "written")
+        await trio.testing.wait_all_tasks_blocked()
+        writers.start_soon(write, lambda batch: "too late")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+        assert answers == []
+        go_on.set()
+    assert sorted(map(str, answers)) == ["stopped", "written"]
     await connection.close()
 
 
