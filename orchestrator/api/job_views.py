@@ -343,8 +343,8 @@ async def _open_inputs(api: ApiContext, job: Job) -> AsyncIterator[RemoteStream]
     if bundle is not None:
         yield from_bytes(zip_bundle(bundle))
         return
-    with api.storage.reading(job.storage_key) as directory:
-        top = directory / "input"
+    with api.storage.reading(job.storage_key):
+        top = api.storage.job(job.storage_key) / "input"
         listing = await api.storage.thread(lambda: list_tree(top), what=f"the input of job {job.id}")
         pulled = zip_stream(top, listing.entries)
         try:

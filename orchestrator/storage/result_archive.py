@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -115,13 +114,16 @@ def _zip(result: StoredResult) -> ZipSource:
 def _manifest(result: StoredResult) -> Mapping[str, Any]:
     """What the node said of these results. A damaged one is told as what they lack; their files stand for
     themselves."""
-    with suppress(ValueError):
-        if isinstance(result, Bundle):
-            found = json.loads(result.files[MANIFEST])
-        else:
-            found = json.loads(read_small(result / MANIFEST, _LONGEST_MANIFEST) or b"")
-        if isinstance(found, dict):
-            return found
+    if isinstance(result, Bundle):
+        content = result.files[MANIFEST]
+    else:
+        content = read_small(result / MANIFEST, _LONGEST_MANIFEST) or b""
+    try:
+        found = json.loads(content.decode())
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
     return {"left_out": [(MANIFEST, "it is damaged, so what else was left out is not known")]}
 
 

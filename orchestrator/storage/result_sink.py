@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,9 @@ class DiskResultSink:
     """What an attempt left, as it arrives. Made by `Storage.receive_result`; ends with `commit` or
     `abort`."""
 
-    def __init__(self, disk: Disk, place: Path, job: Path, *, clock: Clock, small: int) -> None:
+    def __init__(
+        self, disk: Disk, place: Callable[[], Path], job: Callable[[], Path], *, clock: Clock, small: int
+    ) -> None:
         """For `job`, the job's directory; gathered in `place`, below the disk's root, when they are more than
         `small` bytes."""
         self._disk = disk
@@ -41,7 +43,7 @@ class DiskResultSink:
         self._job = job
         self._clock = clock
         self._small = small
-        self._files = IncomingFiles(disk, lambda: place, small)
+        self._files = IncomingFiles(disk, place, small)
         self._check = ZipCheck()
         self._crc = 0
         self._zip = self._files.file(RESULT, self._see)
@@ -78,10 +80,10 @@ class DiskResultSink:
         if not self._files.on_disk and self._files.size + len(about) > self._small:
             await self._files.spill()
         if self._files.on_disk:
-            older = self._disk.root / "trash" / f"{self._job.name}-{secrets.token_hex(4)}"
+            older = self._disk.root / "trash" / f"{self._job().name}-{secrets.token_hex(4)}"
             await self._disk.thread(
                 lambda: self._commit(about, expected_entries, crc, older),
-                what=f"storing results in {self._job.name}",
+                what=f"storing results in {self._job().name}",
             )
             await self._disk.discard(older)
             return None
@@ -124,16 +126,17 @@ class DiskResultSink:
 
     def _commit(self, about: bytes, expected: Sequence[Entry] | None, crc: int | None, older: Path) -> None:
         self._files.finish_all()
-        self._conclude(self._place / RESULT, expected, crc)
-        self._disk.write_file(self._place / MANIFEST, about)
-        self._disk.sync_directory(self._place)
-        target = self._job / "result"
-        self._disk.make_directory(self._job)
+        place, job = self._place(), self._job()
+        self._conclude(place / RESULT, expected, crc)
+        self._disk.write_file(place / MANIFEST, about)
+        self._disk.sync_directory(place)
+        target = job / "result"
+        self._disk.make_directory(job)
         # A directory cannot be renamed over a full one. Between the two renames there is no result, which no
         # crash can turn into a loss: the node is told to let go only after this has returned.
         with suppress(FileNotFoundError):
             self._disk.rename(target, older)
-        self._disk.rename(self._place, target)
-        self._disk.sync_directory(self._job)
+        self._disk.rename(place, target)
+        self._disk.sync_directory(job)
         # Set here and not by the caller, who may be cancelled while this thread works.
         self._over = True

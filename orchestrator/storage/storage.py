@@ -18,10 +18,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -58,6 +58,23 @@ _FREE_IS_KNOWN: Final = 1.0
 """Seconds for which free space that was found is taken as it was, when there is plenty."""
 
 
+class _Reading(AbstractContextManager[None]):
+    """One more who reads, while inside."""
+
+    def __init__(self, readers: dict[str, int], storage_key: str) -> None:
+        self._readers, self._key = readers, storage_key
+
+    def __enter__(self) -> None:
+        self._readers[self._key] = self._readers.get(self._key, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        left = self._readers[self._key] - 1
+        if left:
+            self._readers[self._key] = left
+        else:
+            del self._readers[self._key]
+
+
 class DiskStorage:
     """See the module. One process at a time owns a data directory: the caller holds its lock."""
 
@@ -81,7 +98,9 @@ class DiskStorage:
         self._ledger: SmallFiles | None = None
         self._keep_small = small
         self._disk = Disk(root, trace)
-        self._reading: Counter[str] = Counter()
+        self._reading: dict[str, int] = {}
+        """How many read what is kept of a job, by its storage key."""
+        self._numbers = count()
         self._free: tuple[int, float] = (0, float("-inf"))
         self._receiving: set[str] = set()
 
@@ -133,8 +152,10 @@ class DiskStorage:
         """A place for what an attempt left. Nothing is visible before its `commit`."""
         if not is_key(attempt_key):
             raise StorageError(f"{attempt_key!r} is no key of an attempt")
-        place = self._incoming / f"result-{storage_key}-{attempt_key}-{secrets.token_hex(4)}"
-        job = self.job(storage_key)
+        if not is_key(storage_key):
+            raise StorageError(f"{storage_key!r} is no storage key")
+        name = f"result-{storage_key}-{attempt_key}-{next(self._numbers)}"
+        place, job = partial(self._incoming.joinpath, name), partial(self.job, storage_key)
         return DiskResultSink(self._disk, place, job, clock=self._clock, small=self._small_limit)
 
     async def note_id(self, storage_key: str, job_id: int) -> None:
@@ -212,17 +233,9 @@ class DiskStorage:
             raise StorageError(f"{storage_key!r} is no storage key")
         return self._jobs / f"{storage_key[:2]}/{storage_key}"
 
-    @contextmanager
-    def reading(self, storage_key: str) -> Iterator[Path]:
-        """The job's directory, not discarded while inside."""
-        path = self.job(storage_key)
-        self._reading[storage_key] += 1
-        try:
-            yield path
-        finally:
-            self._reading[storage_key] -= 1
-            if not self._reading[storage_key]:
-                del self._reading[storage_key]
+    def reading(self, storage_key: str) -> AbstractContextManager[None]:
+        """While inside, the job's directory is not discarded."""
+        return _Reading(self._reading, storage_key)
 
     async def small_files(self, storage_key: str, part: Part) -> Bundle | None:
         """What the ledger keeps of a job. Raises StorageError if it is damaged, LedgerError."""

@@ -150,10 +150,11 @@ async def _list_files(api: ApiContext, row: Job) -> Sequence[FileEntry]:
 async def _list_given(api: ApiContext, row: Job) -> Sequence[FileEntry]:
     """What the job was given, as it came."""
     _require_data(row)
-    with api.storage.reading(row.storage_key) as directory:
+    with api.storage.reading(row.storage_key):
         bundle = await api.storage.small_files(row.storage_key, "input")
         if bundle is not None:
             return list_bundle(bundle)
+        directory = api.storage.job(row.storage_key)
         return await api.storage.thread(
             lambda: _list_inputs(directory / "input"), what=f"the files of job {row.id}"
         )
