@@ -13,7 +13,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
@@ -34,7 +33,7 @@ from actors.domain.changes import (
     Transition,
 )
 from actors.domain.ids import MAX_ID
-from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs, change_job
+from actors.domain.job import Attempt, AttemptState, HistoryEntry, Job, LiveJobs
 from actors.domain.node import JoinedNode, NodeName
 from actors.domain.scaling import DecisionRecord, MachineRecord
 from actors.domain.status import Status
@@ -43,7 +42,7 @@ from actors.ports.ledger import LedgerError
 from actors.ports.storage import Part
 from actors.ports.world import Clock
 from actors.store.durable import is_failed_sync
-from actors.store.group_commit import Batch, GroupCommit, NeedsHardCommit
+from actors.store.group_commit import GroupCommit
 from actors.store.reserve import Reserve
 from actors.store.sqlite_thread import snapshot
 from orchestrator.access.audit import AuditEntry
@@ -53,6 +52,7 @@ from orchestrator.access.sessions import SessionRecord
 from orchestrator.access.tokens import TokenRecord
 from orchestrator.ledger import purging, vacuum, wal
 from orchestrator.ledger import transitions as rules
+from orchestrator.ledger.batch import LedgerBatch, LedgerBatches
 from orchestrator.ledger.batch_orders import order_batch
 from orchestrator.ledger.errors import (
     DATABASE_ERRORS,
@@ -95,89 +95,12 @@ log: Final = logging.getLogger("orchestrator.ledger")
 T = TypeVar("T")
 
 
-CHANGES: Final = 100_000
-"""Numbers of changes that are reserved at once."""
 BATCH: Final = 1000
 """Items in a commit at most."""
 MOST_FILES: Final = 16 << 20
 """Bytes of small files that are kept in memory."""
 CHECKED: Final = 1.0
 """Seconds for which it counts that the ledger could be written."""
-
-
-@dataclass(slots=True)
-class LedgerBatch(Batch[Job]):
-    """`stored` is the number of the newest change as the database has it, `reserved` the number up to which
-    they may be given: that is durable before any of them is told, so that a power cut, which takes back soft
-    commits, makes none be given twice. `moved` are the jobs whose attempts were moved without a change of the
-    job. `keep` is told both numbers once they are committed. `committed_row` gives the row of a job as the
-    last commit left it, where that is remembered."""
-
-    stored: int = 0
-    reserved: int = 0
-    moved: set[int] = field(default_factory=set)
-    note: Callable[[int], None] = lambda seq: None
-    keep: Callable[[int, int], None] = lambda stored, reserved: None
-    committed_row: Callable[[int], Job | None] = lambda job_id: None
-    rows: dict[int, Job] = field(default_factory=dict)
-    """As this batch has changed them."""
-    lines: list[tuple[HistoryEntry, int]] = field(default_factory=list)
-    """Of the history, which the item under way stores at its end, with the numbers of their changes."""
-    results: list[tuple[Job, bytes]] = field(default_factory=list)
-    """Jobs with the small results that came with a change of theirs."""
-
-    def back_to(self, seq: int, changed: int, undo: int) -> None:
-        Batch.back_to(self, seq, changed, undo)  # a class with slots is another one than `super` means
-        self.lines.clear()
-        self.rows = {job.id: job for job in self.changed if job.id not in self.moved}
-        self.results = [(job, data) for job, data in self.results if job.change_seq <= seq]
-
-    def known_row(self, job_id: int) -> Job | None:
-        """A job's row as it is now, if it is known without reading it: the ledger has one writer."""
-        if job_id in self.rows or job_id in self.moved:
-            return self.rows.get(job_id)
-        return self.committed_row(job_id)
-
-    def attempt(self, key: str, job_id: int | None) -> Attempt | None:
-        """An attempt as it is now; `job_id` is that of its job, if it is known."""
-        row = None if job_id is None else self.known_row(job_id)
-        if row is not None and row.attempt is not None and row.attempt.key == key:
-            return row.attempt
-        return attempts.read_attempt(self.db, key)
-
-    def move(self, attempt: Attempt) -> None:
-        """An attempt has become this one: so has that of its job's row, where it is the current one."""
-        row = self.known_row(attempt.job_id)
-        self.moved.add(attempt.job_id)
-        if row is not None:
-            is_current = row.attempt is not None and row.attempt.key == attempt.key
-            self.rows[attempt.job_id] = change_job(row, attempt=attempt) if is_current else row
-
-    def store_lines(self) -> None:
-        if self.lines:
-            history.insert_lines(self.db, self.lines)
-            self.lines.clear()
-
-    def row(self, job_id: int) -> Job | None:
-        """A job's row as it is now."""
-        return self.known_row(job_id) or jobs.read_job(self.db, job_id)
-
-    def finish(self) -> None:
-        if self.seq > self.reserved:
-            if not self.hard:
-                raise NeedsHardCommit
-            self.reserved = self.seq + CHANGES
-            meta.store_reserved_seq(self.db, self.reserved)
-        if self.seq != self.stored:
-            meta.store_seq(self.db, self.seq)
-        elif self.hardens:
-            meta.count_sync(self.db)
-
-    def committed(self) -> None:
-        self.keep(self.seq, self.reserved)
-        # The note may reach the disk before what was committed softly, and must not be ahead of it.
-        if self.hard and (self.hardens or self.seq != self.stored):
-            self.note(self.seq)
 
 
 class SqliteLedger:
@@ -259,38 +182,16 @@ class SqliteLedger:
             await trio.to_thread.run_sync(reserve.hold)
             await trio.to_thread.run_sync(newest.open, Note(owner, seq))
 
-        def note(seq: int) -> None:
-            newest.keep(Note(owner, seq))
-
         recent = RecentJobs()
-        numbers: tuple[int, int] | None = None
-
-        def keep(stored: int, reserved: int) -> None:
-            nonlocal numbers
-            numbers = stored, reserved
-
         # Small files that were just written: the next step of most jobs reads them at once.
         recent_files: Recent[tuple[str, Part], bytes] = Recent(MOST_FILES, len)
-
-        def begin(db: sqlite3.Connection, now: float) -> LedgerBatch:
-            nonlocal numbers
-            stored, reserved = numbers or meta.read_seqs(db)
-            numbers = None  # if this one is not committed, they are read again
-            return LedgerBatch(
-                db,
-                now,
-                max(stored, begun_after),
-                stored=stored,
-                reserved=reserved,
-                note=note,
-                keep=keep,
-                committed_row=recent.peek,
-            )
 
         def tell(batch: LedgerBatch) -> None:
             if trace is not None:
                 trace("commit")
-            recent.committed(batch.changed, {job_id: batch.rows.get(job_id) for job_id in batch.moved})
+            recent.committed(batch.changed)
+            for job_id in batch.moved:
+                recent.put(job_id, batch.rows.get(job_id))
             # Who waits for the end asks for what it has left at once.
             for job, data in batch.results:
                 recent_files.put((job.storage_key, "result"), data)
@@ -299,7 +200,7 @@ class SqliteLedger:
 
         commits = GroupCommit(
             writer,
-            begin,
+            LedgerBatches(newest, begun_after, recent.peek).begin,
             clock=clock,
             reserve=reserve,
             committed=tell,
@@ -400,22 +301,14 @@ class SqliteLedger:
         if not changes:
             await trio.lowlevel.checkpoint()
             return []
-        sizes = [len(change.results or b"") for change in changes if isinstance(change, Transition)]
-        answers = await self._write(
-            partial(_record, tuple(changes)),
-            urgent=_are_urgent(changes),
-            size=sum(sizes),
-            soft=all(map(rules.is_told_again, changes)),
-        )
-        for change, answer in zip(changes, answers, strict=True):
-            if isinstance(change, Transition) and answer.outcome is ChangeResult.DONE:
-                self._forget_files(change, answer.job)
+        urgent, size, soft = _weigh(changes)
+        answers = await self._write(partial(_record, tuple(changes)), urgent=urgent, size=size, soft=soft)
+        for answer in answers:
+            job = answer.job
+            if job is not None and job.status is Status.CLEANED and answer.outcome is ChangeResult.DONE:
+                self._recent_files.drop((job.storage_key, "input"))
+                self._recent_files.drop((job.storage_key, "result"))
         return answers
-
-    def _forget_files(self, change: Transition, job: Job | None) -> None:
-        if job is not None and change.target is Status.CLEANED:
-            self._recent_files.drop((job.storage_key, "input"))
-            self._recent_files.drop((job.storage_key, "result"))
 
     async def request_terminate(self, job_id: int, entry: AuditEntry | None = None) -> Job | None:
         return await self._write(partial(_request_terminate, job_id, entry), urgent=True)
@@ -703,7 +596,7 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
     if job.files is not None:
         small_files.store_files(db, job_id, "input", job.files)
     if entry is not None:
-        audit.store_entries(db, [replace(entry, job=job_id)], now)
+        audit.store_entries(db, [entry], now, job=job_id)
     row = _note(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
     if job.first is not None:
         row = _change(job.first.begin(job_id), batch).job or row
@@ -711,14 +604,21 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
     return row
 
 
-def _are_urgent(changes: Sequence[Change]) -> bool:
-    """What begins, brings files, or only tells something can wait for room; what ends otherwise makes some,
-    or frees a node."""
-    begin = any(
-        isinstance(change, Transition) and (change.attempt is not None or change.results is not None)
-        for change in changes
-    )
-    return not begin and not all(isinstance(change, SetMessage | SetProgress) for change in changes)
+def _weigh(changes: Sequence[Change]) -> tuple[bool, int, bool]:
+    """Whether they are urgent, the bytes of files that they bring, and whether they may be committed softly.
+    What begins, brings files, or only tells something can wait for room; what ends otherwise makes some, or
+    frees a node."""
+    size, can_wait, only_tells, soft = 0, False, True, True
+    for change in changes:
+        soft = soft and rules.is_told_again(change)
+        match change:
+            case SetMessage() | SetProgress():
+                continue
+            case Transition(attempt=attempt, results=results) if attempt is not None or results is not None:
+                can_wait = True
+                size += len(results or b"")
+        only_tells = False
+    return not can_wait and not only_tells, size, soft
 
 
 def _record(changes: Sequence[Change], batch: LedgerBatch) -> list[ChangeAnswer]:
@@ -737,23 +637,26 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
         batch.move(attempt)
         return ChangeAnswer(ChangeResult.DONE)
     job = batch.row(change.job_id)
+    results: bytes | None = None
     step: rules.AppliedChange | ChangeResult
-    if isinstance(change, RecordEnd):
-        step = rules.record_end(job, change, seq=seq, now=now)
-    elif isinstance(change, SetMessage):
-        step = rules.set_message(job, change, seq=seq, now=now)
-    elif isinstance(change, SetProgress):
-        step = rules.set_progress(job, change, seq=seq, now=now)
-    else:
-        step = rules.move(job, change, seq=seq, now=now)
+    match change:
+        case Transition():
+            results = change.results
+            step = rules.move(job, change, seq=seq, now=now)
+        case RecordEnd():
+            step = rules.record_end(job, change, seq=seq, now=now)
+        case SetMessage():
+            step = rules.set_message(job, change, seq=seq, now=now)
+        case SetProgress():
+            step = rules.set_progress(job, change, seq=seq, now=now)
     if isinstance(step, ChangeResult):
         return ChangeAnswer(step, job)
     # Whether one is open already the table finds out by itself.
     if step.new_attempt is not None and not attempts.insert_attempt(db, step.new_attempt, now):
         return ChangeAnswer(ChangeResult.REFUSED, job)
-    if isinstance(change, Transition) and change.results is not None:
-        small_files.store_files(db, change.job_id, "result", change.results)
-        batch.results.append((step.job, change.results))
+    if results is not None:
+        small_files.store_files(db, change.job_id, "result", results)
+        batch.results.append((step.job, results))
     if step.job.status is Status.CLEANED:
         small_files.remove_files(db, change.job_id)
     return ChangeAnswer(ChangeResult.DONE, _store(batch, step, job))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,6 +38,7 @@ class Newest:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd: int | None = None
+        self._owner = ""
 
     def read(self) -> Note | None:
         """What was noted; None where nothing was, or where it cannot be read any more, which is logged."""
@@ -61,7 +61,8 @@ class Newest:
         return Note(found[1].decode(), int(found[2]))
 
     def open(self, note: Note) -> None:
-        """Begin to keep notes with this one."""
+        """Begin to keep notes of this one's owner with it."""
+        self._owner = note.owner
         try:
             set_aside(self.path)
             if self.path.is_symlink() or not self.path.is_file():
@@ -70,13 +71,15 @@ class Newest:
             os.ftruncate(self._fd, _LENGTH)
         except OSError as error:
             log.warning("%s cannot be written: %s", self.path, error.strerror)
-        self.keep(note)
+        self.keep(note.seq)
 
-    def keep(self, note: Note) -> None:
-        """After the commit, before anybody is told of it."""
+    def keep(self, seq: int) -> None:
+        """Note the newest change, after its commit and before anybody is told of it."""
         if self._fd is not None:
-            with suppress(OSError):
-                os.pwrite(self._fd, f"{note.owner} {note.seq:020d}\n".encode(), 0)
+            try:
+                os.pwrite(self._fd, f"{self._owner} {seq:020d}\n".encode(), 0)
+            except OSError:
+                return
 
     def close(self) -> None:
         fd, self._fd = self._fd, None

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Values that weigh at most `most` together, each 1 unless `weigh` says otherwise; the one that was not
-    asked for the longest goes first."""
+    """At most `most` values, or, if there is `weigh`, values that weigh at most that together; the one that
+    was not asked for the longest goes first."""
 
-    def __init__(self, most: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
+    def __init__(self, most: int, weigh: Callable[[V], int] | None = None) -> None:
         self._most = most
         self._weigh = weigh
         self._weight = 0
         self._kept: OrderedDict[K, V] = OrderedDict()
+        self.peek: Final[Callable[[K], V | None]] = self._kept.get
+        """A value as if it had not been asked for; in any thread."""
 
     def get(self, key: K) -> V | None:
-        value = self._kept.get(key)
-        if value is not None:
-            self._kept.move_to_end(key)
-        return value
-
-    def peek(self, key: K) -> V | None:
-        """As if it had not been asked for; in any thread."""
-        return self._kept.get(key)
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
     def put(self, key: K, value: V) -> None:
-        self.drop(key)
+        if self._weigh is not None:
+            self.drop(key)
+            self._weight += self._weigh(value)
         self._kept[key] = value
-        self._weight += self._weigh(value)
-        while self._weight > self._most:
+        self._kept.move_to_end(key)
+        while (len(self._kept) if self._weigh is None else self._weight) > self._most:
             _, oldest = self._kept.popitem(last=False)
-            self._weight -= self._weigh(oldest)
+            if self._weigh is not None:
+                self._weight -= self._weigh(oldest)
 
     def drop(self, key: K) -> None:
         if key in self._kept:
-            self._weight -= self._weigh(self._kept.pop(key))
+            value = self._kept.pop(key)
+            if self._weigh is not None:
+                self._weight -= self._weigh(value)

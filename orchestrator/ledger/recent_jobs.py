@@ -8,7 +8,7 @@ it may be purged, of which no commit tells.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from actors.domain.changes import JobDetails
@@ -27,19 +27,20 @@ class RecentJobs:
 
     def __init__(self, most: int = MOST_ROWS) -> None:
         self._rows: Recent[int, Job] = Recent(most)
+        self.peek: Final = self._rows.peek
+        """The row, if it is here, in any thread, and of no weight for what is kept."""
         self._unchanged: dict[int, object] = {}
         """Jobs whose rows are being read, and that no commit has changed since."""
 
-    def committed(self, jobs: Iterable[Job], moved: Mapping[int, Job | None] | None = None) -> None:
-        """`moved`: jobs whose attempts have changed, and their rows with them, without a new version; None
-        for a row that is not known."""
+    def committed(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
-            self._put(job.id, job)
-        for job_id, row in (moved or {}).items():
-            self._put(job_id, row)
+            self.put(job.id, job)
 
-    def _put(self, job_id: int, row: Job | None) -> None:
-        self._unchanged.pop(job_id, None)
+    def put(self, job_id: int, row: Job | None) -> None:
+        """A row as it is from here on, also where only its attempt has changed; None for one that is not
+        known."""
+        if self._unchanged:
+            self._unchanged.pop(job_id, None)
         if row is None or row.status is Status.CLEANED:
             self._rows.drop(job_id)
         else:
@@ -48,10 +49,6 @@ class RecentJobs:
     def get(self, job_id: int) -> Job | None:
         """The row, if it is here."""
         return self._rows.get(job_id)
-
-    def peek(self, job_id: int) -> Job | None:
-        """The same in any thread, and of no weight for what is kept."""
-        return self._rows.peek(job_id)
 
     async def read(self, job_id: int, read: Callable[[], Awaitable[Job | None]]) -> Job | None:
         """The row as `read` gives it; kept for the next time."""

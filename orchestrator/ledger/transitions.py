@@ -7,7 +7,7 @@ the rows are kept in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from actors.domain.changes import (
     Change,
@@ -23,7 +23,12 @@ from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job, cha
 from actors.domain.labels import from_labels
 from actors.domain.status import ENDED, OVER, OWNER, QUOTA, Status, may_move
 
-_ORDER = (AttemptState.OPEN, AttemptState.GIVEN_UP, AttemptState.OVER, AttemptState.RELEASED)
+_ORDER = {
+    AttemptState.OPEN: 0,
+    AttemptState.GIVEN_UP: 1,
+    AttemptState.OVER: 2,
+    AttemptState.RELEASED: 3,
+}
 _INT_MAX = 2**63 - 1
 _TOLD_AGAIN = frozenset({Status.SUBMITTED, Status.PREPARED, Status.RUNNING})
 
@@ -100,7 +105,15 @@ def move(job: Job | None, change: Transition, *, seq: int, now: float) -> Applie
     changed = _leave(current, change) if current is not None else None
     begun = change.attempt
     if begun is not None:
-        begun = replace(begun, n=job.attempts_used + 1)
+        begun = Attempt(
+            begun.key,
+            begun.job_id,
+            job.attempts_used + 1,
+            begun.node_id,
+            begun.state,
+            begun.foreign_id,
+            begun.boot,
+        )
     acting = begun or changed or current
     requeued = change.target is Status.QUEUED
     end = job.end or (storable_end(change.end, job, now) if change.end is not None else None)
@@ -182,9 +195,9 @@ def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | Chan
         return ChangeResult.STALE
     if change.state is AttemptState.OPEN:
         return ChangeResult.REFUSED
-    if _ORDER.index(change.state) < _ORDER.index(attempt.state):
+    if _ORDER[change.state] < _ORDER[attempt.state]:
         return ChangeResult.STALE
-    return replace(attempt, state=change.state)
+    return _change_attempt(attempt, change.state, attempt.foreign_id)
 
 
 def request_terminate(job: Job, *, seq: int, now: float) -> AppliedChange | None:
@@ -198,7 +211,7 @@ def request_terminate(job: Job, *, seq: int, now: float) -> AppliedChange | None
 def storable(text: str) -> str:
     """Text that a database and a JSON body take. Half surrogates (they come from file names that are no
     UTF-8) are spelled out, so that no node's message can make a transition fail."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def storable_end(end: End, job: Job, now: float) -> End:
@@ -208,15 +221,18 @@ def storable_end(end: End, job: Job, now: float) -> End:
     started_at = end.started_at
     if started_at is not None:
         started_at = min(max(started_at, job.created_at), now if ended_at is None else ended_at)
-    return replace(
-        end,
-        started_at=started_at,
-        ended_at=ended_at,
-        message=storable(end.message),
-        exit_code=_fit(end.exit_code),
-        signal=_fit(end.signal),
-        peak_bytes=_fit(end.peak_bytes),
-        size=min(max(end.size, 0), _INT_MAX),
+    return End(
+        end.status,
+        storable(end.message),
+        _fit(end.exit_code),
+        _fit(end.signal),
+        started_at,
+        ended_at,
+        end.wall_seconds,
+        end.cpu_seconds,
+        _fit(end.peak_bytes),
+        min(max(end.size, 0), _INT_MAX),
+        end.failure,
     )
 
 
@@ -240,14 +256,18 @@ def _attempt_fits(job: Job, change: Transition) -> bool:
     return attempt.job_id == job.id and attempt.state is AttemptState.OPEN
 
 
+def _change_attempt(attempt: Attempt, state: AttemptState, foreign_id: int | None) -> Attempt:
+    return Attempt(attempt.key, attempt.job_id, attempt.n, attempt.node_id, state, foreign_id, attempt.boot)
+
+
 def _leave(current: Attempt, change: Transition) -> Attempt:
     state = change.attempt_state
     leaves = change.target is Status.QUEUED or change.target in ENDED
     if state is None and leaves and current.state is AttemptState.OPEN:
         state = AttemptState.OVER
-    if state is None or _ORDER.index(state) < _ORDER.index(current.state):
+    if state is None or _ORDER[state] < _ORDER[current.state]:
         state = current.state
     foreign_id = change.foreign_id if change.foreign_id is not None else current.foreign_id
     if state is current.state and foreign_id == current.foreign_id:
         return current
-    return replace(current, state=state, foreign_id=foreign_id)
+    return _change_attempt(current, state, foreign_id)

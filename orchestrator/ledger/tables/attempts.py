@@ -76,7 +76,7 @@ def insert_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> bool
             attempt.job_id,
             attempt.n,
             attempt.node_id,
-            attempt.state.value,
+            str(attempt.state),
             attempt.foreign_id,
             attempt.boot,
             now,
@@ -89,5 +89,5 @@ def insert_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> bool
 def update_attempt(db: sqlite3.Connection, attempt: Attempt, now: float) -> None:
     db.execute(
         "UPDATE attempts SET state = ?, foreign_id = ?, updated_at = ? WHERE key = ?",
-        (attempt.state.value, attempt.foreign_id, now, attempt.key),
+        (str(attempt.state), attempt.foreign_id, now, attempt.key),
     )

@@ -36,7 +36,10 @@ _COLUMNS: Final = "id, at, who, token_id, role, address, action, job_id, node, a
 _SINCE: Final = "id >= coalesce((SELECT id FROM audit WHERE at >= ? ORDER BY at LIMIT 1), 1 << 62)"
 
 
-def store_entries(db: sqlite3.Connection, entries: Iterable[AuditEntry], now: float) -> None:
+def store_entries(
+    db: sqlite3.Connection, entries: Iterable[AuditEntry], now: float, *, job: int | None = None
+) -> None:
+    """`job`: what they are about, if they do not say it themselves."""
     db.executemany(
         "INSERT INTO audit (at, who, token_id, role, address, action, job_id, node, about, detail) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -48,7 +51,7 @@ def store_entries(db: sqlite3.Connection, entries: Iterable[AuditEntry], now: fl
                 one.role,
                 one.address,
                 one.action,
-                one.job,
+                job if one.job is None else one.job,
                 one.node,
                 one.about,
                 one.detail,

@@ -58,8 +58,8 @@ def insert_lines(db: sqlite3.Connection, lines: Iterable[tuple[HistoryEntry, int
             (
                 entry.job_id,
                 entry.at,
-                None if entry.source is None else entry.source.value,
-                entry.target.value,
+                None if entry.source is None else str(entry.source),
+                str(entry.target),
                 entry.reason,
                 entry.node_id,
                 entry.attempt_n,

@@ -356,15 +356,17 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, message: str, seq: int, n
             job.idempotency_key,
             job.fingerprint,
             details.name,
-            _to_json(list(details.tags)),
+            json.dumps(list(details.tags)) if details.tags else "[]",
             details.callback_url,
-            _to_json(dict(details.requires)),
+            json.dumps(dict(details.requires)) if details.requires else _NOTHING,
             details.rerun_of,
-            _to_json(list(details.input_names)),
-            _to_json(list(details.ignored)),
-            _to_json(limits_to_json(job.limits)),
+            json.dumps(list(details.input_names)) if details.input_names else "[]",
+            json.dumps(list(details.ignored)) if details.ignored else "[]",
+            _NOTHING if job.limits is UNLIMITED else json.dumps(limits_to_json(job.limits)),
             job.priority,
-            _to_json(request_to_json(job.batch_request)),
+            _NOTHING
+            if job.batch_request is NOTHING_REQUESTED
+            else json.dumps(request_to_json(job.batch_request)),
             job.request_id,
         ),
     )
@@ -375,13 +377,6 @@ def insert_job(db: sqlite3.Connection, job: NewJob, *, message: str, seq: int, n
             "INSERT INTO job_tags (tag, job_id) VALUES (?, ?)", [(tag, job_id) for tag in details.tags]
         )
     return job_id
-
-
-def _to_json(values: list[str] | dict[str, Any]) -> str:
-    """Most jobs have nothing of most kinds."""
-    if values:
-        return json.dumps(values)
-    return "[]" if isinstance(values, list) else _NOTHING
 
 
 _STAND: Final = (
@@ -399,7 +394,7 @@ def update_job(db: sqlite3.Connection, job: Job, before: Job | None = None) -> N
     """Store what can change of a row. `before`: the row as it is. An end that stays as it was is not written:
     six triggers wait for one."""
     stand = (
-        job.status.value,
+        str(job.status),
         job.message,
         job.change_seq,
         job.updated_at,
@@ -421,7 +416,7 @@ def update_job(db: sqlite3.Connection, job: Job, before: Job | None = None) -> N
 
 def _end_columns(end: End) -> tuple[Any, ...]:
     return (
-        end.status.value,
+        str(end.status),
         end.message,
         end.exit_code,
         end.signal,
@@ -431,7 +426,7 @@ def _end_columns(end: End) -> tuple[Any, ...]:
         end.cpu_seconds,
         end.peak_bytes,
         end.size,
-        None if end.failure is None else end.failure.value,
+        None if end.failure is None else str(end.failure),
     )
 
 

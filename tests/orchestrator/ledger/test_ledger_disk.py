@@ -24,7 +24,8 @@ from actors.domain.status import Status
 from actors.ports.ledger import LedgerError
 from actors.store.sqlite_thread import run_on_connection
 from orchestrator.ledger import schema
-from orchestrator.ledger.ledger import CHANGES, CHECKED, JobDetails, LedgerFull, SqliteLedger
+from orchestrator.ledger.batch import CHANGES
+from orchestrator.ledger.ledger import CHECKED, JobDetails, LedgerFull, SqliteLedger
 from orchestrator.ledger.schema import SCHEMA
 
 S = Status

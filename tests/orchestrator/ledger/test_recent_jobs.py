@@ -29,7 +29,7 @@ def forgotten(recent: RecentJobs) -> None:
 
 
 def moved(recent: RecentJobs) -> None:
-    recent.committed([], {1: None})
+    recent.put(1, None)
 
 
 async def test_what_was_read_is_kept() -> None:
