@@ -288,7 +288,7 @@ class Sender(Actor):
 
     def _take_in(self, job: Job, now: float) -> None:
         attempt = job.attempt
-        unsent = attempt is not None and attempt.key in self._reserved and self._settle(attempt.key)
+        unsent = attempt is not None and self._settle(attempt.key)
         self._queue.apply(job)
         if self._doomed:
             self._doomed.pop(job.id, None)
@@ -432,8 +432,9 @@ class Sender(Actor):
         self._pool.reserve(key, one.node_id, one.service)
 
     def _settle(self, key: str) -> bool:
-        """The row that has this reserved attempt is here. Whether that is for the first time: then nothing of
-        it was sent."""
+        """The row that has this attempt is here. Whether it was reserved: then nothing of it was sent."""
+        if key not in self._reserved:
+            return False
         self._reserved.remove(key)
         self._queue.unreserve(key)
         return self._reservations.out.pop(key, None) is not None

@@ -105,7 +105,12 @@ class QueueManager:
             place = ring.users[job.user_id].place
             self._leave(ring, job.user_id, job.order, served=job.counts)
         if job.counts:
-            place = place or self._service(job.service).next_place()
+            if (
+                not place
+            ):  # it did not wait here, as one that came with its first attempt: a turn all the same
+                room = self._service(job.service)
+                self._turns += 1
+                room.served, place = self._turns, room.next_place()
             going = _Going(job.service, job.user_id, job.requires, job.order, place)
             going.note(job)
             self._start(job.id, going)

@@ -165,7 +165,7 @@ def _quota_in_memory_only() -> Iterator[None]:
 
     def apply_known(self: QueueManager, job: Job) -> None:
         known = self.__dict__["_seen_queued"]
-        if job.status is Status.QUEUED:
+        if job.status is Status.QUEUED or job.updated_at == job.created_at:
             known.add(job.id)
         if job.id in known:  # what went before this life began is not counted
             apply(self, job)
@@ -188,10 +188,10 @@ def _last_word_unheard() -> Iterator[None]:
 @contextmanager
 def _moved_by_the_getter() -> Iterator[None]:
     """It does not wait for the Sender to hand an attempt over that it sees on a node."""
-    original = getter.Getter._apply
+    original = getter.Getter._take_in
 
-    def apply(self: getter.Getter, job: Job, *, again: bool = False) -> None:
-        original(self, job, again=again)
+    def take_in(self: getter.Getter, job: Job) -> None:
+        original(self, job)
         key = "" if job.attempt is None else job.attempt.key
         if job.status is Status.PROCESSING and any(key in node.mirror for node in self._nodes.values()):
             move = Transition(
@@ -199,7 +199,7 @@ def _moved_by_the_getter() -> Iterator[None]:
             )
             self._outbox.put(None, move)
 
-    with patch.object(getter.Getter, "_apply", apply):
+    with patch.object(getter.Getter, "_take_in", take_in):
         yield
 
 

@@ -446,6 +446,27 @@ def test_the_service_that_was_served_longest_ago_is_named_first() -> None:
     assert order == ["a", "b", "a", "b"]
 
 
+def test_a_job_that_never_waited_here_was_a_turn_of_its_service() -> None:
+    """As one that came with its first attempt, of which its row tells that it is being sent."""
+    queue = QueueManager({name: ServiceLimits(name, 10, 10) for name in "ab"})
+    queue.apply(row(1, service="a", status=S.PROCESSING))
+    for job_id, service in ((2, "a"), (3, "b")):
+        queue.apply(row(job_id, service=service))
+    assert queue.services() == ["b", "a"]
+
+
+def test_it_is_empty_while_no_job_waits() -> None:
+    queue = QueueManager(LIMITS)
+    assert queue.is_empty()
+    queue.apply(row(1))
+    assert not queue.is_empty()
+    assert queue.take("a") == 1 and queue.is_empty()
+    queue.give_back(1)
+    assert not queue.is_empty()
+    queue.apply(row(1, status=S.KILLED))
+    assert queue.is_empty()
+
+
 def test_a_requeued_job_is_its_users_next_again() -> None:
     queue = QueueManager(LIMITS)
     for job_id in (1, 2, 3):
