@@ -475,7 +475,9 @@ RULES = (
     BrokenRule("a reservation past the quotas", broken=_reserved_past_the_quotas),
     BrokenRule("a reserved place that does not count", broken=_reserved_places_not_counted, seeds=(14,)),
     BrokenRule(
-        "an attempt of an earlier life taken for one that was not sent", broken=_never_in_doubt, seeds=(102,)
+        "an attempt of an earlier life taken for one that was not sent",
+        broken=_never_in_doubt,
+        seeds=(286, 669, 102),
     ),
     BrokenRule("numbers of changes given again after a power cut", broken=_numbers_given_twice, seeds=(4,)),
     BrokenRule(
