@@ -12,6 +12,7 @@ import click
 
 from actors.config.tables import SettingsError
 from actors.process.closing import close_to_others
+from actors.process.huge_pages import use_huge_pages
 from actors.process.imports import uncollected_imports
 from actors.process.terminal import Terminal
 from node.settings import NodeSettings, load_settings
@@ -214,6 +215,7 @@ def run(settings: NodeSettings, read: Callable[[], NodeSettings]) -> int:
                             raise KeyboardInterrupt
 
             nursery.start_soon(stop_when_told)
+            nursery.start_soon(trio.to_thread.run_sync, use_huge_pages)
             await serve_node(settings, shutdown=shutdown, hurry=hurry)
             nursery.cancel_scope.cancel()
 

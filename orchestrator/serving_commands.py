@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from actors.process.closing import close_to_others
+from actors.process.huge_pages import use_huge_pages
 from actors.process.imports import uncollected_imports
 from actors.process.log_lines import set_level, set_up_log
 from actors.process.service_manager import READY, STOPPING, tell_manager
@@ -211,6 +212,7 @@ def run(
         shutdown = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_signals, nursery, shutdown)
+            nursery.start_soon(trio.to_thread.run_sync, use_huge_pages)
             await serve(shutdown)
             nursery.cancel_scope.cancel()
 
