@@ -7,7 +7,7 @@ from testbed.bench.rows import Row, scratch
 from testbed.bench.trivial import TRIVIAL, WARM_UP, one_trivial
 from testbed.cluster import running_cluster
 from testbed.figures import percentile
-from testbed.portal import Portal
+from testbed.portal import PlainPortal
 
 
 def latency(jobs: int) -> list[Row]:
@@ -16,7 +16,7 @@ def latency(jobs: int) -> list[Row]:
     with (
         scratch() as directory,
         running_cluster(directory, nodes=1, slots=2) as cluster,
-        Portal(cluster.url) as portal,
+        PlainPortal(cluster.url) as portal,
     ):
         for number in range(jobs + WARM_UP):
             alone = bash_alone(TRIVIAL)
