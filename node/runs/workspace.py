@@ -202,6 +202,8 @@ class Incoming:
         self._pending: list[tuple[str, bytes, bool]] = []
         self._size = 0
         self._current: str | None = None
+        self._failed: OSError | None = None
+        """Why something that was gathered is not there, or not whole."""
         self._closed = False
 
     def directory(self, name: str) -> str:
@@ -242,8 +244,8 @@ class Incoming:
             await trio.to_thread.run_sync(self._write_gathered, limiter=self._limiter)
 
     def write_out(self) -> None:
-        """Make the directories, and write what was gathered. Blocks. Raises `OSError`; `RuntimeError` once
-        it is closed: a payload without its files must never be taken over."""
+        """Make the directories, and write what was gathered. Blocks. Raises `OSError`, from then on each
+        time; `RuntimeError` once it is closed: a payload without its files must never be taken over."""
         self._write_gathered()
         for name in self._paths if self._large else ():
             directory = Path(self.directory(name))
@@ -256,6 +258,16 @@ class Incoming:
     def _write_gathered(self) -> None:
         if self._closed:
             raise RuntimeError("what was being received has been given up")
+        if self._failed is not None:
+            raise self._failed
+        try:
+            self._write_here()
+        except OSError as error:
+            self._failed = error
+            raise
+
+    def _write_here(self) -> None:
+        """What is here, which is gathered no more."""
         pending, self._pending, self._size = self._pending, [], 0
         whole, self._whole = self._whole, []
         for name in self._paths:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from pathlib import Path
 
 import pytest
 import trio
 
 from actors.wire.errors import BadRequest
+from node.payloads.operations import Arrival
+from node.payloads.records import Records
+from node.payloads.table import open_table
+from node.runs import workspace as workspace_module
 from node.runs.workspace import Incoming, Workspace
 
 KEY, OTHER = "a" * 32, "b" * 32
+
+
+class Clock:
+    def now(self) -> float:
+        return time.time()
 
 
 def begun(data: Path) -> Incoming:
@@ -89,3 +101,43 @@ async def test_a_file_that_stands_there_is_not_written_through(tmp_path: Path) -
         incoming.write_out()
     assert kept.read_bytes() == b"kept"
     await incoming.close()
+
+
+async def test_none_is_taken_over_whose_files_a_full_disk_did_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all = workspace_module.write_all
+
+    def fill_disk(fd: int, content: bytes) -> None:
+        """It has room for all but what is large."""
+        if len(content) > 100:
+            os.write(fd, content[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_all(fd, content)
+
+    monkeypatch.setattr(workspace_module, "write_all", fill_disk)
+    records, workspace = Records(tmp_path, boot="boot"), Workspace(tmp_path)
+    workspace.prepare()
+    taken_over, refused = list[str](), list[int | None]()
+
+    async def submit(key: str, content: bytes) -> None:
+        incoming = workspace.receive()
+        incoming.add(key)
+        incoming.put(key, "input", content)
+        incoming.put(key, "run.sh", b"exit 0\n")
+        try:
+            await table.accept([Arrival(key, incoming.directory(key))], incoming.write_out)
+            incoming.hand_over(key)
+            taken_over.append(key)
+        except OSError as error:
+            refused.append(error.errno)
+        await incoming.close()
+
+    async with open_table(records, Clock()) as table, trio.open_nursery() as nursery:
+        # The others come together, after the first: each is tried again by itself.
+        for key in (KEY, OTHER, "c" * 32):
+            nursery.start_soon(submit, key, b"x" * 1000)
+        nursery.start_soon(submit, "d" * 32, b"small")
+    records.close()
+    assert taken_over == ["d" * 32] and refused == [errno.ENOSPC] * 3
+    assert os.listdir(tmp_path / "payloads") == ["d" * 32]
