@@ -21,6 +21,9 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+_LOOK_EVERY: Final = 0.01
+"""Seconds, where nobody says when a call is over."""
+
 
 class _Wake:
     """What a thread writes to and a task waits for: it is closed when neither has it any more, so that no
@@ -30,6 +33,19 @@ class _Wake:
 
     def __init__(self, fd: int) -> None:
         self.fd: Final = fd
+
+    async def wait(self) -> None:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self.fd)
+            except OSError:
+                # The kernel has no room to watch it; what the thread has begun goes on all the same.
+                await trio.sleep(_LOOK_EVERY)
+            try:
+                os.eventfd_read(self.fd)
+            except BlockingIOError:
+                continue
+            return
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -64,13 +80,12 @@ class _Call:
             await trio.lowlevel.wait_task_rescheduled(self._give_up)
             return
         try:
-            await trio.lowlevel.wait_readable(self.wake.fd)
+            await self.wake.wait()
         except trio.Cancelled:
             if self._take_back():
                 raise
             with trio.CancelScope(shield=True):
-                await trio.lowlevel.wait_readable(self.wake.fd)
-        os.eventfd_read(self.wake.fd)
+                await self.wake.wait()
 
     def _take_back(self) -> bool:
         return self.claim is not None and self.claim.acquire(blocking=False)

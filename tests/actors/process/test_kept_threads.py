@@ -205,6 +205,27 @@ async def test_without_descriptors_calls_have_their_answers(monkeypatch: pytest.
     assert done == ["the next"] and threads.under_way == 0
 
 
+async def test_where_the_kernel_watches_no_more_descriptors_what_has_begun_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room to watch it")
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", refuse)
+    threads, gate, done = KeptThreads("one", 1, takes_back=False), SimpleQueue[int](), list[int]()
+    begun = SimpleQueue[None]()
+
+    async def call() -> None:
+        done.append(await threads.run(lambda: (begun.put(None), gate.get())[1]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await trio.to_thread.run_sync(begun.get)
+        nursery.cancel_scope.cancel()
+        gate.put(7)
+    assert done == [7] and await threads.run(divmod, 7, 2) == (3, 1)
+
+
 async def test_what_was_taken_back_wakes_no_later_call() -> None:
     threads, gate, done = KeptThreads("some", 2), SimpleQueue[None](), list[str]()
     async with trio.open_nursery() as nursery:
