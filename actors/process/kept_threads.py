@@ -2,7 +2,7 @@
 
 `trio.to_thread.run_sync` looks for its thread anew each time, names it, and copies what it may need to call
 back; then it wakes a task of trio's own, which wakes the one that waits, a turn of the loop later. Here a
-thread wakes who waits. For all else that is the right way.
+thread wakes who waits. For all else trio's way is the right one.
 """
 
 from __future__ import annotations

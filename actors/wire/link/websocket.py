@@ -41,7 +41,7 @@ class LinkBroken(WireError):
 
 class WebSocket:
     """`asked`: this side has asked for it. `most`: bytes of a message that is taken in. `came`: what has come
-    already. One task sends, one receives."""
+    already. One task receives; whoever sends does so one after the other."""
 
     def __init__(self, stream: trio.abc.Stream, *, asked: bool, most: int, came: bytes = b"") -> None:
         self._stream = stream
