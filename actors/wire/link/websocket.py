@@ -100,6 +100,9 @@ class WebSocket:
                     if code == BINARY:
                         return payload
                     self._take_word(code, payload)
+                if self.words:
+                    # For all that came together: whoever pings without end costs one send for each read.
+                    self.wants_to_send()
                 data = await self._receive_some()
                 if not data:
                     raise LinkBroken("the other side closed the connection")
@@ -126,7 +129,6 @@ class WebSocket:
             if len(self.words) > self._most:
                 raise LinkBroken("the other side pings and does not read")
             self.words += encode(PONG, payload, masked=self._asked)
-            self.wants_to_send()
         elif code == CLOSE:
             reason = payload[2:].decode("utf-8", "replace")
             raise LinkBroken("the other side closed the link" + (f": {reason}" if reason else ""))

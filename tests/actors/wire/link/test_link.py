@@ -14,6 +14,7 @@ from wsproto.connection import Connection
 from wsproto.events import Ping, Pong
 
 from actors.wire.link import link as links
+from actors.wire.link.frames import BINARY, PING, PONG, encode
 from actors.wire.link.link import InDoubt, Link, NotSent
 from actors.wire.link.session import MAX_FRAME, Hello, Lane, Message, Role, Session
 from actors.wire.link.websocket import WebSocket, take_over
@@ -197,6 +198,18 @@ async def idle_link() -> AsyncIterator[tuple[End, socket.socket]]:
             assert b"hello" in far.recv(1 << 20)
             yield ours, far
             nursery.cancel_scope.cancel()
+
+
+async def test_pings_that_come_together_are_answered_together() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    pings = encode(PING, b"", masked=True) * 1000
+    asked = take_over(near, pings + encode(BINARY, b"first", masked=True), MAX_FRAME)
+    sent: list[int] = []
+    asked.wants_to_send = lambda: sent.append(len(asked.words))
+    assert await asked.receive() == b"first"
+    await far.send_all(encode(BINARY, b"second", masked=True))
+    assert await asked.receive() == b"second"
+    assert sent == [1000 * len(encode(PONG, b"", masked=False))]
 
 
 async def test_what_is_told_is_on_its_way_at_once_in_its_order_and_nothing_after_the_end() -> None:
