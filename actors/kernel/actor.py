@@ -68,7 +68,7 @@ class Doorbell:
         self.rings = False
 
 
-class _Alarm:
+class _Ticker:
     """Rings at a mailbox at a time that is put off again and again: one timer, moved only where it has to go
     off earlier than it would. `run` is its task."""
 
@@ -301,19 +301,19 @@ async def live(
 ) -> None:
     """One life: of an actor that `make` makes, until it is cancelled or crashes."""
     mailbox.discard()
-    alarm = _Alarm(mailbox)
+    ticker = _Ticker(mailbox)
     async with trio.open_nursery() as nursery:
         actor = make(mailbox, nursery)
         await actor.begin()
         task_status.started()
-        nursery.start_soon(alarm.run)
+        nursery.start_soon(ticker.run)
         mailbox.begin_life(actor)
         try:
             while True:
                 mailbox.begin_turn(actor)
                 await actor.turn()
-                alarm.set(trio.current_time() + actor.tick)
+                ticker.set(trio.current_time() + actor.tick)
                 await mailbox.wait()
-                alarm.set(math.inf)
+                ticker.set(math.inf)
         finally:
             mailbox.begin_life(None)
