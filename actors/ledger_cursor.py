@@ -41,7 +41,8 @@ class LedgerBackoff:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is None:
-            if self._until:
+            # While the pause lasts, who entered this may have had nothing to ask.
+            if self._until and not self.lasts:
                 self._until = 0.0
                 self._backoff.reset()
         elif isinstance(error, LedgerError):

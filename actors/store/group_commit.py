@@ -273,7 +273,7 @@ class GroupCommit(Generic[B]):
 
     def _next(self) -> tuple[list[_PendingWrite[B]], bool]:
         """The next batch, and whether it is a hard one."""
-        size, hard = 0, self._harden is None or not self._pending
+        size, hard = 0, self._harden is None or self._is_due()
         flying: list[_PendingWrite[B]] = []
         for item in islice(self._pending, self._most):
             size += item.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from functools import partial
 
@@ -13,7 +14,8 @@ from trio.testing import MockClock
 
 from actors.domain.job import Job
 from actors.domain.status import Status
-from actors.ledger_cursor import LedgerCursor
+from actors.ledger_cursor import LedgerBackoff, LedgerCursor
+from actors.ports.ledger import LedgerError
 
 TICK = 0.5
 WAY = (Status.PROCESSING, Status.QUEUED, Status.PROCESSING, Status.SUBMITTED, Status.RUNNING, Status.KILLED)
@@ -68,3 +70,25 @@ async def test_it_keeps_no_more_than_what_came_since_the_last_reading(autojump_c
     assert cursor.is_new(late) and not cursor.is_new(rows[0])
     assert await cursor.catch_up(lambda job: None, trio.current_time())
     assert not cursor._seen and not any(map(cursor.is_new, [*rows, late]))
+
+
+async def test_a_pause_grows_and_is_not_ended_by_who_asks_the_ledger_for_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    backoff = LedgerBackoff(random.Random(1), logging.getLogger("test"))
+    for _ in range(8):
+        await trio.sleep(5.0)
+        with backoff:
+            raise LedgerError("it is down")
+        with backoff:
+            pass  # a turn in which there was nothing to ask
+    await trio.sleep(1.0)
+    assert backoff.lasts
+    await trio.sleep(4.0)
+    assert not backoff.lasts
+    with backoff:
+        pass
+    with backoff:
+        raise LedgerError("it is down again")
+    await trio.sleep(0.2)
+    assert not backoff.lasts, "it begins anew after what went well"

@@ -275,6 +275,22 @@ async def test_what_is_due_while_a_batch_is_under_way_is_synced_after_it(
     assert Listed.said == [("soft", False), ("soft", False), ("hard", True)]
 
 
+async def test_what_is_due_is_synced_with_soft_writes_that_go_on_coming(
+    mock_clock: trio.testing.MockClock, listed: GroupCommit[Listed]
+) -> None:
+    """Or it would have to wait until none is left."""
+    await listed.write(lambda batch: None, soft=True)
+    go_on = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(listed.write, lambda batch: go_on.wait(), soft=True))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(partial(listed.write, lambda batch: None, soft=True))
+        mock_clock.jump(1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+    assert Listed.said == [("soft", False), ("soft", False), ("hard", True)]
+
+
 async def test_a_batch_under_way_is_answered_though_the_task_is_cancelled(reserve: Reserve) -> None:
     connection = await connect()
     made: GroupCommit[Batch[str]] = GroupCommit(
