@@ -105,9 +105,8 @@ class QueueManager:
             place = ring.users[job.user_id].place
             self._leave(ring, job.user_id, job.order, served=job.counts)
         if job.counts:
-            if (
-                not place
-            ):  # it did not wait here, as one that came with its first attempt: a turn all the same
+            if not place:
+                # It did not wait here, as one that came with its first attempt: a turn all the same.
                 room = self._service(job.service)
                 self._turns += 1
                 room.served, place = self._turns, room.next_place()
