@@ -19,6 +19,7 @@ from actors.store import durable
 from node.payloads import operations, records
 from node.runs import manifest
 from orchestrator.ledger import ledger, transitions
+from orchestrator.ledger.batch import LedgerBatch
 from orchestrator.ledger.tables import meta
 from orchestrator.storage.disk import Disk
 
@@ -49,13 +50,13 @@ def _insert_softly(which: Callable[[NewJob], bool]) -> None:
 
 
 def _no_reserved_numbers() -> None:
-    def finish(batch: ledger.LedgerBatch) -> None:
+    def finish(batch: LedgerBatch) -> None:
         if batch.seq != batch.stored:
             meta.store_seq(batch.db, batch.seq)
         elif batch.hardens:
             meta.count_sync(batch.db)
 
-    ledger.LedgerBatch.finish = finish  # type: ignore[method-assign]  # a stand-in
+    LedgerBatch.finish = finish  # type: ignore[method-assign]  # a stand-in
 
 
 def _unsynced_names() -> None:
@@ -72,10 +73,10 @@ def _unsynced_names() -> None:
 def _early_notes() -> None:
     """The note of how far the ledger has come, also after a commit that is not synced."""
 
-    def committed(batch: ledger.LedgerBatch) -> None:
-        batch.note(batch.seq)
+    def committed(batch: LedgerBatch) -> None:
+        batch.batches.newest.keep(batch.seq)
 
-    ledger.LedgerBatch.committed = committed  # type: ignore[method-assign]  # a stand-in
+    LedgerBatch.committed = committed  # type: ignore[method-assign]  # a stand-in
 
 
 def _unsynced_directories() -> None:
