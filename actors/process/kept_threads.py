@@ -81,7 +81,7 @@ class _Call:
             return
         try:
             await self.wake.wait()
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC103  # what has begun ends, and its answer is told
             if self._take_back():
                 raise
             with trio.CancelScope(shield=True):

@@ -287,7 +287,7 @@ class GroupCommit(Generic[B]):
         """The thread is done with the batch: called by the loop, in no task that could wait."""
         try:
             self._is_held_up = not self._settle(self._flying, answer) or not self._reserve_held
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # raised in the task that waits for it
             trio.lowlevel.reschedule(self._task, outcome.Error(error))
             return
         if not self._is_held_up:
