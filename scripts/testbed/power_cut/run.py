@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -15,8 +17,13 @@ from testbed.power_cut.judging import judge, judge_process
 from testbed.power_cut.node_judging import judge_node
 from testbed.power_cut.node_recording import NODE
 from testbed.power_cut.recording import Recording
-from testbed.power_cut.told import LetGo, Told
+from testbed.power_cut.told import Finished, LetGo, Told
 from testbed.power_cut.trace import Sync
+
+SOON: Final = 40
+"""Steps within which a cut comes soon after something."""
+_SOON_AFTER: Final[dict[str, type[Told]]] = {"unmarked": Finished}
+"""After what cuts come for a control: an end that is noted and not yet let go of is there for a few steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,8 @@ def node_cuts(
     def judge_all(_: int, here: Path, told: Sequence[Told], at: float) -> list[str]:
         return judge_node(here, told, at, control)
 
-    return _cut(recording, place / NODE, judge_all, count=count, seed=seed)
+    soon_after = _SOON_AFTER.get(control or "")
+    return _cut(recording, place / NODE, judge_all, count=count, seed=seed, soon_after=soon_after)
 
 
 def _cut(
@@ -71,16 +79,30 @@ def _cut(
     count: int,
     seed: int,
     after: type[Told] | None = None,
+    soon_after: type[Told] | None = None,
 ) -> Iterator[Cut]:
     """The disk is to have the name of `place`, in a directory that is made there for each."""
     rng = random.Random(seed)
-    for number, (at, disk) in enumerate(replay(recording.steps, _times(recording, count, rng, after))):
+    if soon_after is None:
+        times = _times(recording, count, rng, after)
+    else:
+        times = _times_soon_after(recording, count, rng, soon_after)
+    for number, (at, disk) in enumerate(replay(recording.steps, times)):
         here = place.parent / str(number)
         here.mkdir()
         disk.cut(rng, here / place.name)
         told = [one for one in recording.told if one.at <= at]
         yield Cut(number, at, judge_all(number, here, told, at), here)
         shutil.rmtree(here)
+
+
+def _times_soon_after(
+    recording: Recording, count: int, rng: random.Random, kind: type[Told]
+) -> Sequence[float]:
+    begun = sorted(done.began for done in recording.steps)
+    told = [one.at for one in recording.told if isinstance(one, kind)]
+    places = [bisect_left(begun, rng.choice(told)) + rng.randrange(SOON) for _ in range(count)]
+    return sorted(begun[min(place, len(begun) - 1)] for place in places)
 
 
 def _times(recording: Recording, count: int, rng: random.Random, after: type[Told] | None) -> Sequence[float]:
