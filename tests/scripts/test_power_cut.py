@@ -167,8 +167,8 @@ def test_what_was_told_of_a_node_is_there_after_any_cut_in_another_boot(tmp_path
     wrong = [(cut.number, cut.wrong) for cut in node_cuts(recording, place, count=100, seed=1)]
     assert len(wrong) == 100
     assert not [one for one in wrong if one[1]]
-    # The same run, gone on with by nodes that are broken. For "unmarked" a cut has to come between the note of
-    # an end and the release, some milliseconds later: where a run has none of these there is another one.
+    # The same run, gone on with by nodes that are broken. For "unmarked" a cut has to come between the note
+    # of an end and the release, some milliseconds later: where a run has none of these there is another one.
     for control in OF_STARTS:
         found = None
         for seed in range(1, 7):
