@@ -278,7 +278,8 @@ async def test_an_orchestrator_that_has_kept_it_and_dies_before_it_says_so_goes_
             async def put_and_die(secret: NodeSecret) -> None:
                 await put(secret)
                 dies.cancel()
-                await trio.lowlevel.checkpoint()
+                # This is shielded: until its link has ended, over which it would say so.
+                await trio.testing.wait_all_tasks_blocked()
 
             book.put_node_secret = put_and_die  # type: ignore[method-assign]
             with dies:
