@@ -19,7 +19,16 @@ from actors.domain.changes import (
     SetProgress,
     Transition,
 )
-from actors.domain.job import Attempt, AttemptState, End, HistoryEntry, Job, change_job
+from actors.domain.job import (
+    Attempt,
+    AttemptState,
+    End,
+    HistoryEntry,
+    Job,
+    change_attempt,
+    change_end,
+    change_job,
+)
 from actors.domain.labels import from_labels
 from actors.domain.status import ENDED, OVER, OWNER, QUOTA, Status, may_move
 
@@ -105,15 +114,7 @@ def move(job: Job | None, change: Transition, *, seq: int, now: float) -> Applie
     changed = _leave(current, change) if current is not None else None
     begun = change.attempt
     if begun is not None:
-        begun = Attempt(
-            begun.key,
-            begun.job_id,
-            job.attempts_used + 1,
-            begun.node_id,
-            begun.state,
-            begun.foreign_id,
-            begun.boot,
-        )
+        begun = change_attempt(begun, n=job.attempts_used + 1)
     acting = begun or changed or current
     requeued = change.target is Status.QUEUED
     end = job.end or (storable_end(change.end, job, now) if change.end is not None else None)
@@ -197,7 +198,7 @@ def move_attempt(attempt: Attempt | None, change: MoveAttempt) -> Attempt | Chan
         return ChangeResult.REFUSED
     if _ORDER[change.state] < _ORDER[attempt.state]:
         return ChangeResult.STALE
-    return _change_attempt(attempt, change.state, attempt.foreign_id)
+    return change_attempt(attempt, state=change.state)
 
 
 def request_terminate(job: Job, *, seq: int, now: float) -> AppliedChange | None:
@@ -221,18 +222,15 @@ def storable_end(end: End, job: Job, now: float) -> End:
     started_at = end.started_at
     if started_at is not None:
         started_at = min(max(started_at, job.created_at), now if ended_at is None else ended_at)
-    return End(
-        end.status,
-        storable(end.message),
-        _fit(end.exit_code),
-        _fit(end.signal),
-        started_at,
-        ended_at,
-        end.wall_seconds,
-        end.cpu_seconds,
-        _fit(end.peak_bytes),
-        min(max(end.size, 0), _INT_MAX),
-        end.failure,
+    return change_end(
+        end,
+        started_at=started_at,
+        ended_at=ended_at,
+        message=storable(end.message),
+        exit_code=_fit(end.exit_code),
+        signal=_fit(end.signal),
+        peak_bytes=_fit(end.peak_bytes),
+        size=min(max(end.size, 0), _INT_MAX),
     )
 
 
@@ -256,10 +254,6 @@ def _attempt_fits(job: Job, change: Transition) -> bool:
     return attempt.job_id == job.id and attempt.state is AttemptState.OPEN
 
 
-def _change_attempt(attempt: Attempt, state: AttemptState, foreign_id: int | None) -> Attempt:
-    return Attempt(attempt.key, attempt.job_id, attempt.n, attempt.node_id, state, foreign_id, attempt.boot)
-
-
 def _leave(current: Attempt, change: Transition) -> Attempt:
     state = change.attempt_state
     leaves = change.target is Status.QUEUED or change.target in ENDED
@@ -270,4 +264,4 @@ def _leave(current: Attempt, change: Transition) -> Attempt:
     foreign_id = change.foreign_id if change.foreign_id is not None else current.foreign_id
     if state is current.state and foreign_id == current.foreign_id:
         return current
-    return _change_attempt(current, state, foreign_id)
+    return change_attempt(current, state=state, foreign_id=foreign_id)
