@@ -319,7 +319,7 @@ class Runner(Actor):
         if self._brief and not watch.stop:
             with trio.move_on_after(min(self._brief, _time_left(payload, running))) as watch.waiting:
                 try:
-                    return await running.wait(briefly=True)
+                    return await running.wait()
                 except Exception as error:
                     self._complain(payload, "watching it went wrong", error)
         return running

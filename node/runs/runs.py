@@ -332,11 +332,9 @@ class _PayloadRun:
             self._born = time.monotonic() - _age(self._run)
         return time.monotonic() - self._born
 
-    async def wait(self, *, briefly: bool = False) -> Running | RunResult:
+    async def wait(self) -> Running | RunResult:
         if may_queue(self._run):
             return await self._wait_in_queue(self._run)
-        if briefly:
-            return _result(await self._run.wait(), self._note)
         # Of a short script nothing is noted, and what it says is read at its end: to watch it would cost more
         # than it does. Who waits for less than that has a deadline that is enough.
         short = trio.current_time() + SHORT

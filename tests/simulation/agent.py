@@ -305,7 +305,7 @@ class _Run:
     def age(self) -> float:
         return trio.current_time() - self._process.started_at
 
-    async def wait(self, *, briefly: bool = False) -> RunResult:
+    async def wait(self) -> RunResult:
         process = self._process
         async with trio.open_nursery() as nursery:
             if process.plan.words and process.count:

@@ -34,7 +34,7 @@ class FakeRun:
             self._result = result
             self._ended.set()
 
-    async def wait(self, *, briefly: bool = False) -> RunResult:
+    async def wait(self) -> RunResult:
         if self.broken:
             raise self.broken.pop()
         await self._ended.wait()
