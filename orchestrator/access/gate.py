@@ -75,7 +75,7 @@ class SignOn:
         was told; "" where that is not known."""
         if head.peer is None:
             return ""
-        if self.proxies and self.trusts(head):
+        if self.trusts(head):
             told = (head.header("x-forwarded-for") or "").rpartition(",")[2].strip()
             with suppress(ValueError):
                 return str(ip_address(told))
@@ -199,7 +199,7 @@ class Gate:
             return record.principal
         if self.nodes is not None and (node := self.nodes.read(head)) is not None:
             return node
-        if self.sign_on.header and (person := self.sign_on.read(head)) is not None:
+        if (person := self.sign_on.read(head)) is not None:
             return person
         session = self.sessions.find(head.header("cookie"))
         if session is not None:
@@ -210,8 +210,7 @@ class Gate:
             still_holds.set(partial(self.sessions.holds, session.record))
             return session.principal
         # A proxy asks for others, and is none of them itself.
-        asks_for_others = self.sign_on.proxies and self.sign_on.trusts(head)
-        return LOCAL if not asks_for_others and self.is_local(head) else None
+        return LOCAL if self.is_local(head) and not self.sign_on.trusts(head) else None
 
 
 def _take(rate: Rate, who: str) -> int:

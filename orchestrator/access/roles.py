@@ -42,7 +42,7 @@ class Principal:
 
     def sees(self, user_id: int, service: str) -> bool:
         """Whether a job of this user and service is theirs."""
-        return self.user in (None, user_id) and (not self.services or service in self.services)
+        return self.user in (None, user_id) and self.serves(service)
 
     def sees_all(self, user_id: int | None, services: Iterable[str]) -> bool:
         """Whether jobs of this user (None: of several) and of these services are all theirs."""

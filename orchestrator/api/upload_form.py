@@ -21,7 +21,7 @@ from actors.domain.batch_request import (
     make_request,
     parse_request,
 )
-from actors.domain.changes import JobDetails, NewJob
+from actors.domain.changes import JobDetails, NewJob, change_new_job
 from actors.domain.ids import parse_id
 from actors.domain.job import Job
 from actors.domain.labels import requirement, to_labels
@@ -147,7 +147,8 @@ class Uploads:
                     raise BadRequest(error.detail) from error
                 except TooLarge as error:
                     raise TooLarge(f"{error.detail} (setting upload_limit)", error.limit) from error
-                return await self._commit(upload, form, idempotency_key)
+                new = form.job(idempotency_key)
+                return await self._commit(upload, new), new.details.ignored
         finally:
             self._number -= 1
             if held is not None:
@@ -175,17 +176,13 @@ class Uploads:
             )
         self._under_way.add((user_id, key))
 
-    async def _commit(
-        self, upload: Upload, form: _Form, idempotency_key: str | None
-    ) -> tuple[Job, Sequence[str]]:
-        details = form.details()
-        make = form.job(idempotency_key, details)
+    async def _commit(self, upload: Upload, new: NewJob) -> Job:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
         # there is a job.
         with trio.fail_after(FINISHING, shield=True):
-            files = await upload.commit(form.user_id(), form.service().name)
-            job = await insert(self._api, make(files=files), entry_of("submit"))
-        return job, details.ignored
+            files = await upload.commit(new.user_id, new.service)
+            job = await insert(self._api, change_new_job(new, files=files), entry_of("submit"))
+        return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
 
 
 async def _require_room(
@@ -302,8 +299,8 @@ class _Form:
         without.update(() if service.batch_allowed != NOTHING_ALLOWED else REQUESTS)
         return (*self._ignored, *(name for name in self._fields if name in without))
 
-    def details(self) -> JobDetails:
-        """What the job has besides, once all parts of the form were read. Raises BadRequest."""
+    def _details(self) -> JobDetails:
+        """What the job has besides."""
         if self._is_least:
             return JobDetails(ignored=tuple(self._ignored))
         return JobDetails(
@@ -315,10 +312,9 @@ class _Form:
             ignored=self._find_ignored(),
         )
 
-    def job(self, key: str | None, details: JobDetails) -> Callable[..., NewJob]:
+    def job(self, key: str | None) -> NewJob:
         """What the form asks for, but for the `files`, once all of its parts were read. Raises BadRequest."""
-        return partial(
-            NewJob,
+        return NewJob(
             user_id=self.user_id(),
             service=self.service().name,
             storage_key=self._upload.key,
@@ -329,7 +325,7 @@ class _Form:
             batch_request=self.batch_request(),
             idempotency_key=key,
             fingerprint=None if key is None else self.fingerprint(),
-            details=details,
+            details=self._details(),
             request_id=request_id.get(),
         )
 
