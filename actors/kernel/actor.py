@@ -181,8 +181,7 @@ class Mailbox:
     async def ask(self, question: Question[Answer], *, deadline: float) -> Answer:
         """The actor's answer, or `NoAnswer` after `deadline` seconds. An actor that waits and has nothing to
         do answers at once what only looks: its state is whole then, and nobody is woken for it."""
-        if question.only_looks and (actor := self._idle_actor()) is not None:
-            reply: Callable[[Question[Any]], Any] = actor.answer
+        if question.only_looks and (reply := self._find_reply()) is not None:
             answer: Answer = reply(question)
             return answer
         asked = _Asked(question)
@@ -197,16 +196,15 @@ class Mailbox:
     def ask_now(self, question: Question[Answer]) -> Answer | None:
         """The answer of an actor that waits and has nothing to do: what it knows is all there is to know, and
         it has acted on it. None from any other."""
-        actor = self._idle_actor()
-        if actor is None:
+        reply = self._find_reply()
+        if reply is None:
             return None
-        reply: Callable[[Question[Any]], Any] = actor.answer
         answer: Answer = reply(question)
         return answer
 
-    def _idle_actor(self) -> Actor | None:
-        """The actor, if it waits with nothing to do. What came and needed no turn it takes in before; what it
-        crashes by then ends its life, and is nothing to whoever asks."""
+    def _find_reply(self) -> Callable[[Question[Any]], Any] | None:
+        """How the actor answers, if it waits with nothing to do. What came and needed no turn it takes in
+        before; what it crashes by then ends its life, and is nothing to whoever asks."""
         actor = self._actor
         if actor is None or not self._bell.is_awaited:
             return None
@@ -216,7 +214,7 @@ class Mailbox:
             except Exception as error:
                 self._crash = error
                 self._bell.ring()
-        return actor if self._bell.is_awaited else None
+        return actor.answer if self._bell.is_awaited else None
 
     # ------------------------------------------------------------------ for the actor
 

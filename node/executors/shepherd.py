@@ -269,8 +269,8 @@ class Watch:
         mark = {
             "key": self._request.key,
             "nonce": self._request.nonce,
-            "started": f"{self._started!r}",
-            "uptime": f"{time.clock_gettime(time.CLOCK_BOOTTIME)!r}",
+            "started": repr(self._started),
+            "uptime": repr(time.clock_gettime(time.CLOCK_BOOTTIME)),
             **self._shepherd.identity,
         }
         if not self._host.namespaced:

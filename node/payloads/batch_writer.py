@@ -22,8 +22,6 @@ from actors.store.reserve import Reserve
 from node.payloads.operations import PayloadBatch
 
 T = TypeVar("T")
-_BEGIN: Final = (0, 0, 0, 0)
-"""Where a batch is before anything was done."""
 _Answer: TypeAlias = "outcome.Value[Any] | outcome.Error"
 
 MOST: Final = 500
@@ -181,7 +179,7 @@ def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:
     """In the thread, if there are files to be written. What they answer holds only if this returns."""
     try:
         for item in items:
-            before = _BEGIN if item is items[0] else batch.place()
+            before = batch.place()
             try:
                 item.answer, item.is_full = outcome.Value(item.work(batch)), False
             except Exception as error:
@@ -189,7 +187,7 @@ def _write(batch: PayloadBatch, items: Sequence[_PendingWrite]) -> None:
                 item.fail(error)
         batch.finish()
     except BaseException:
-        batch.back_to(_BEGIN)
+        batch.back_to((0, 0, 0, 0))
         raise
 
 

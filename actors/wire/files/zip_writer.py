@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -128,10 +128,8 @@ class _Packing:
                     yield self._without_content(entry)
                 elif (opened := self._open_entry(tree, entry)) is None:
                     continue
-                elif entry.size <= PIECE:
-                    yield self._small(*opened, entry)
                 else:
-                    yield from self._large(*opened, entry)
+                    yield from self._file(*opened, entry)
             taken = {entry.path for entry in entries}
             for one in extra:
                 if isinstance(one, Content):
@@ -164,10 +162,7 @@ class _Packing:
             self._miss(name, error)
             return
         entry = Entry(name, b"", found.st_size, stat.S_IMODE(found.st_mode), found.st_mtime, "file")
-        if entry.size <= PIECE:
-            yield self._small(handle, found, entry)
-        else:
-            yield from self._large(handle, found, entry)
+        yield from self._file(handle, found, entry)
 
     def _without_content(self, entry: Entry) -> bytes:
         if entry.kind == "directory":
@@ -175,11 +170,17 @@ class _Packing:
         target = (entry.target or "").encode()
         return self._whole(entry.path, entry.mtime, stat.S_IFLNK | 0o777, target)
 
-    def _small(self, handle: int, found: os.stat_result, entry: Entry) -> bytes:
+    def _file(self, handle: int, found: os.stat_result, entry: Entry) -> Iterable[bytes | Known]:
+        """An open file, which is closed by the end."""
+        if self._strict and found.st_size != entry.size:
+            os.close(handle)
+            told = f"{found.st_size} bytes, {entry.size} were listed"
+            raise SourceChanged(f"file {printable(entry.path)} has {told}")
+        return (self._small(handle, entry),) if entry.size <= PIECE else self._large(handle, found, entry)
+
+    def _small(self, handle: int, entry: Entry) -> bytes:
         """A file that is read whole. Closes it."""
         try:
-            if self._strict and found.st_size != entry.size:
-                raise _other_size(found, entry)
             # One more than there should be, to see whether there is more.
             data = os.read(handle, entry.size + 1) if entry.size else b""
             while 0 < len(data) < entry.size and (piece := os.read(handle, entry.size + 1 - len(data))):
@@ -195,8 +196,6 @@ class _Packing:
     def _large(self, handle: int, found: os.stat_result, entry: Entry) -> Iterator[bytes | Known]:
         """A file that comes in pieces. Closes it."""
         try:
-            if self._strict and found.st_size != entry.size:
-                raise _other_size(found, entry)
             yield from self._packed(handle, found, entry)
         finally:
             os.close(handle)
@@ -229,11 +228,6 @@ class _Packing:
             if len(packed) < size:
                 return self._records.known(member, DEFLATED, crc, len(packed), size) + packed
         return self._records.known(member, STORED, crc, size, size) + data
-
-
-def _other_size(found: os.stat_result, entry: Entry) -> SourceChanged:
-    told = f"{found.st_size} bytes, {entry.size} were listed"
-    return SourceChanged(f"file {printable(entry.path)} has {told}")
 
 
 def _changed_meanwhile(entry: Entry) -> SourceChanged:

@@ -139,7 +139,7 @@ class Link:
     def _send_now(self) -> bool:
         """Send what the socket takes without waiting; whether that was all."""
         try:
-            while self._socket.unsent or self._socket.words or self.session.waiting:
+            while self._socket.unsent or self._socket.words or self.session.has_frames:
                 if self._socket.unsent or not self._socket.give(self.session.take_some(MAX_FRAME)):
                     return False
                 if self._moved is not None:

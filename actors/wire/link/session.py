@@ -166,8 +166,6 @@ class Session:
         self._hello = hello
         self._most = most
         self._out: dict[Lane, deque[_Outgoing]] = {lane: deque() for lane in Lane}
-        self.waiting = 0
-        """Messages that are not wholly taken."""
         self._turn = Lane.ORDERS
         self._partial: dict[Lane, bytearray] = {lane: bytearray() for lane in Lane}
         self._questions: dict[int, Question] = {}
@@ -237,22 +235,24 @@ class Session:
         if not question.sent:
             for lane in Lane:
                 self._out[lane] = deque(one for one in self._out[lane] if one.question is not question)
-            self.waiting = sum(map(len, self._out.values()))
 
     def _put(self, message: Message, lane: Lane, question: Question | None) -> None:
         if not self._closed:
             self._out[lane].append(_Outgoing(message.encode(), question))
-            self.waiting += 1
 
     def queued(self, lane: Lane) -> int:
         """Messages of a lane that are not wholly taken."""
         return len(self._out[lane])
 
+    @property
+    def has_frames(self) -> bool:
+        return any(self._out.values())
+
     def take_some(self, size: int) -> list[bytes]:
         """The next frames, until they are so many bytes, or all. Whoever takes them gives them to the socket
         next: what they belong to counts as sent."""
         frames: list[bytes] = []
-        while self.waiting and size > 0 and (frame := self.take()) is not None:
+        while size > 0 and (frame := self.take()) is not None:
             frames.append(frame)
             size -= len(frame)
         return frames
@@ -271,7 +271,6 @@ class Session:
         if first.at < len(first.data):
             return bytes((lane,)) + first.data[at : first.at]
         queue.popleft()
-        self.waiting -= 1
         return bytes((lane | _LAST,)) + first.data[at:]
 
     def _next_lane(self) -> Lane | None:
@@ -344,7 +343,6 @@ class Session:
         self._closed = True
         for queue in self._out.values():
             queue.clear()
-        self.waiting = 0
         questions, self._questions = self._questions, {}
         for question in questions.values():
             question.over()
