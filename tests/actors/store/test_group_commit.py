@@ -257,17 +257,27 @@ async def test_a_soft_write_has_its_own_second_though_an_earlier_one_was_synced_
     assert Listed.said[3:] == [("hard", True)]
 
 
-async def test_what_is_due_while_a_batch_is_under_way_is_synced_after_it(
-    mock_clock: trio.testing.MockClock, listed: GroupCommit[Listed]
+async def _write_until_due(
+    mock_clock: trio.testing.MockClock, listed: GroupCommit[Listed], *, goes_on: bool
 ) -> None:
+    """Write softly, and amid the next soft write have what was written become due; `goes_on`: another one
+    waits by then."""
     await listed.write(lambda batch: None, soft=True)
     go_on = threading.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(listed.write, lambda batch: go_on.wait(), soft=True))
         await trio.testing.wait_all_tasks_blocked()
+        if goes_on:
+            nursery.start_soon(partial(listed.write, lambda batch: None, soft=True))
         mock_clock.jump(1.0)
         await trio.testing.wait_all_tasks_blocked()
         go_on.set()
+
+
+async def test_what_is_due_while_a_batch_is_under_way_is_synced_after_it(
+    mock_clock: trio.testing.MockClock, listed: GroupCommit[Listed]
+) -> None:
+    await _write_until_due(mock_clock, listed, goes_on=False)
     Listed.bell = trio.Event()
     while len(Listed.said) < 3:
         await Listed.bell.wait()
@@ -279,15 +289,7 @@ async def test_what_is_due_is_synced_with_soft_writes_that_go_on_coming(
     mock_clock: trio.testing.MockClock, listed: GroupCommit[Listed]
 ) -> None:
     """Or it would have to wait until none is left."""
-    await listed.write(lambda batch: None, soft=True)
-    go_on = threading.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(listed.write, lambda batch: go_on.wait(), soft=True))
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(partial(listed.write, lambda batch: None, soft=True))
-        mock_clock.jump(1.0)
-        await trio.testing.wait_all_tasks_blocked()
-        go_on.set()
+    await _write_until_due(mock_clock, listed, goes_on=True)
     assert Listed.said == [("soft", False), ("soft", False), ("hard", True)]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +181,11 @@ async def test_who_wants_to_wait_for_long_is_answered_before_a_proxy_gives_up(
     assert (answer.status_code, answer.json()["status"]) == (200, "Queued")
 
 
-async def test_who_waits_is_let_go_when_the_server_stops(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = await server.upload(**{"run.sh": b"true"})
+@asynccontextmanager
+async def _one_who_waits(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch, *, told: str
+) -> AsyncIterator[None]:
+    """Somebody waits for the job's end, and is let go at the end of this, `told` how it is then."""
     waits, watch = trio.Event(), server.waiters.watch
 
     def watched(job_id: int) -> object:
@@ -196,35 +198,28 @@ async def test_who_waits_is_let_go_when_the_server_stops(
 
             async def wait() -> None:
                 answer = await server.client.get(f"/v1/jobs/{job.id}?wait=60&until=ended")
-                assert answer.json()["status"] == "Queued"
+                assert (answer.status_code, answer.json()["status"]) == (200, told)
 
             nursery.start_soon(wait)
             await waits.wait()
+            yield
             server.waiters.close()
+
+
+async def test_who_waits_is_let_go_when_the_server_stops(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await server.upload(**{"run.sh": b"true"})
+    async with _one_who_waits(server, job, monkeypatch, told="Queued"):
+        pass
 
 
 async def test_waiting_for_the_end_in_vain_answers_with_how_the_job_is_by_then(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await server.upload(**{"run.sh": b"true"})
-    waits, watch = trio.Event(), server.waiters.watch
-
-    def watched(job_id: int) -> object:
-        waits.set()
-        return watch(job_id)
-
-    monkeypatch.setattr(server.waiters, "watch", watched)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-
-            async def wait() -> None:
-                answer = await server.client.get(f"/v1/jobs/{job.id}?wait=60&until=ended")
-                assert (answer.status_code, answer.json()["status"]) == (200, "Running")
-
-            nursery.start_soon(wait)
-            await waits.wait()
-            await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
-            server.waiters.close()
+    async with _one_who_waits(server, job, monkeypatch, told="Running"):
+        await walk(server.ledger, job, S.PROCESSING, S.SUBMITTED, S.RUNNING)
 
 
 async def test_a_job_that_waits_is_told_anew_with_each_reason(server: Server) -> None:
