@@ -230,13 +230,14 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 @main.command()
 @click.option("--sizes", callback=_sizes, default="100,20000", help="Jobs that wait behind those that run.")
 @click.option(
-    "--dispatched", type=click.IntRange(1, 10_000), default=300, help="Jobs whose rate is measured."
+    "--dispatched", type=click.IntRange(1, 10_000), default=1000, help="Jobs whose rate is measured."
 )
 @click.option("--seconds", type=click.FloatRange(1, 3600), default=5.0, help="How long nothing is free.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=4, help="How often; medians are told.")
 @as_json
-def queue(*, sizes: list[int], dispatched: int, seconds: float, as_json: bool) -> None:
+def queue(*, sizes: list[int], dispatched: int, seconds: float, rounds: int, as_json: bool) -> None:
     """Start-up, memory and dispatch with a long queue; beside each the same with the shortest."""
-    _report("queue", as_json, lambda: measure_queue(sizes, dispatched, seconds))
+    _report("queue", as_json, lambda: measure_queue(sizes, dispatched, seconds, rounds))
 
 
 @main.command("all")
@@ -259,7 +260,7 @@ def all_of_them(*, write: Path | None) -> None:
         ),
         ("uploads", lambda: _started(0, lambda target: measure_uploads(target, 2000, 16))),
         ("polls", lambda: _started(0, lambda target: measure_polls(target, 500))),
-        ("queue", lambda: measure_queue([100, 20_000], 300, 5.0)),
+        ("queue", lambda: measure_queue([100, 20_000], 1000, 5.0, 4)),
         ("transfer", lambda: measure_transfer(400)),
         ("tiers", lambda: measure_tiers(300, 2, SLOTS)),
         ("idle", lambda: measure_idle(10.0, 100)),

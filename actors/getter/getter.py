@@ -32,7 +32,7 @@ from actors.getter.reconcile import (
     reconcile,
     results_size,
 )
-from actors.kernel.actor import Actor, Mailbox
+from actors.kernel.actor import Actor, Mailbox, Urgency
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import AttemptEnded, AttemptHanded, Committed, NodeSeen, StartFailed
 from actors.ports.ledger import Ledger
@@ -152,10 +152,10 @@ class Getter(Actor):
                 await self._release_strangers()
             await self._record(now)
 
-    def needs_turn(self, message: object) -> bool:
-        if isinstance(message, Committed):
-            return any(map(_is_news, message.jobs))
-        return True
+    def judge_urgency(self, message: object) -> Urgency:
+        if isinstance(message, Committed) and not any(map(_is_news, message.jobs)):
+            return Urgency.LATER
+        return Urgency.TURN
 
     def receive(self, message: object) -> None:
         match message:

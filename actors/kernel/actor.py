@@ -5,7 +5,7 @@ ends with it. Its mailbox is there before the first life and outlasts each, so w
 of none. `tell` never waits: into a full mailbox the message is dropped and the bell rung all the same, so no
 two actors can wait for each other. That is safe because messages are hints: on each turn the actor looks at
 the ledger, and a turn comes with every ring and, as a safety net, with every tick. A message that needs no
-turn, as an actor says of itself (`needs_turn`), waits for the next one.
+turn, as an actor says of itself (`judge_urgency`), waits for the next one, or is taken in by who tells it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import outcome
@@ -130,6 +131,15 @@ MOST_LEFT: Final = 64
 """Messages of which an actor is not told at once, as none of them needs a turn."""
 
 
+class Urgency(Enum):
+    """What a message needs. LATER: it is taken with what comes next. TAKING: all that follows from it is
+    done as it is taken in, which an actor that waits does at once, in the step of who tells it. TURN."""
+
+    LATER = "later"
+    TAKING = "taking"
+    TURN = "turn"
+
+
 class Mailbox:
     """Where an actor is reached, whichever of its lives it is in."""
 
@@ -152,14 +162,17 @@ class Mailbox:
 
     def tell(self, message: object) -> None:
         """Hand over a message, or drop it if the mailbox is full. The bell rings either way, unless the actor
-        needs no turn for it: then it is taken with what comes next, at the latest with a tick."""
+        needs no turn for it: then it is taken at once or with what comes next, at the latest with a tick."""
         mail, actor = self._mail, self._actor
         if len(mail) >= self._size:
             self.dropped += 1
             self.wake()
             return
         mail.append(message)
-        if actor is None or len(mail) > MOST_LEFT or actor.needs_turn(message):
+        urgency = Urgency.TURN
+        if actor is not None and len(mail) <= MOST_LEFT:
+            urgency = actor.judge_urgency(message)
+        if urgency is Urgency.TURN or (urgency is Urgency.TAKING and self._find_reply() is None):
             self._bell.ring()
 
     def leave(self, message: object) -> None:
@@ -279,9 +292,9 @@ class Actor(ABC):
     def answer(self, question: Question[object]) -> object:
         raise ActorError(f"{self.mailbox.name} does not know the question {question!r}")
 
-    def needs_turn(self, message: object) -> bool:
-        """Whether a message that has just come is to be acted on at once. It may change nothing, nor wait."""
-        return True
+    def judge_urgency(self, message: object) -> Urgency:
+        """What a message that has just come needs. It may change nothing, nor wait."""
+        return Urgency.TURN
 
     def ring(self) -> None:
         """Come round for another turn."""

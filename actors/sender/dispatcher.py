@@ -125,7 +125,7 @@ class NodeDispatcher:
         self._items: dict[str, _Item] = {}
         self._lost: str | None = None
         self._bell = Doorbell()
-        self._small_busy = False
+        self._small_bell = Doorbell()
         self._large_busy = 0
         self._complaint = Complaint(log)
 
@@ -137,8 +137,9 @@ class NodeDispatcher:
             known.dispatch = dispatch  # the job's row may be newer
             return
         backoff = Backoff(self._rng, first=RETRY_FIRST, most=RETRY_MOST)
-        self._items[key] = _Item(dispatch, doubt, backoff)
-        self._bell.ring()
+        item = self._items[key] = _Item(dispatch, doubt, backoff)
+        # What is fresh goes without a look at all the rest.
+        (self._bell if doubt or self._is_large(item) else self._small_bell).ring()
 
     def cancel(self, key: str) -> None:
         """The job's termination was ordered: see to it that this attempt never runs, or let it be handed over
@@ -175,6 +176,7 @@ class NodeDispatcher:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_small)
             while True:
                 due, to_stop, next_due = self._find_due()
                 if certain := self._find_certain(due):
@@ -254,36 +256,45 @@ class NodeDispatcher:
                 item.stopping = True
             if items:
                 nursery.start_soon(task, node, items)
-        batch: list[_Item] = []
-        size = 0
-        # Rules 6 and 7.
+        # Rule 6.
         for item in to_send:
-            if self._is_large(item):
-                if self._large_busy < LARGE_AT_ONCE:
-                    self._large_busy += 1
-                    item.sending = trio.CancelScope()
-                    nursery.start_soon(self._send_large, node, item)
-            elif item.alone and batch:
+            if not self._is_large(item):
+                self._small_bell.ring()
+            elif self._large_busy < LARGE_AT_ONCE:
+                self._large_busy += 1
+                item.sending = trio.CancelScope()
+                nursery.start_soon(self._send_large, node, item)
+
+    def _choose_small(self) -> list[_Item]:
+        """What goes together now (rules 6 and 7), if nothing has to be looked at before."""
+        batch: list[_Item] = []
+        due, _, _ = self._find_due()
+        if self._ref is None or self._find_certain(due):
+            self._bell.ring()
+            return batch
+        size = 0
+        for item in due:
+            if item.stop or self._is_unclear(item) or self._is_large(item) or (item.alone and batch):
                 continue
-            elif not self._small_busy and (not batch or size + item.dispatch.job.size <= self._batch_bytes):
+            if not batch or size + item.dispatch.job.size <= self._batch_bytes:
                 batch.append(item)
                 if item.alone:
                     break
                 size += item.dispatch.job.size
-        if batch:
-            self._small_busy = True
-            scope = trio.CancelScope()
-            for item in batch:
-                item.sending = scope
-            nursery.start_soon(self._send_small, node, batch, scope)
+        return batch
 
     # ------------------------------------------------------------------ doing
 
-    async def _send_small(self, node: NodeRef, batch: list[_Item], scope: trio.CancelScope) -> None:
-        try:
+    async def _send_small(self) -> None:
+        while True:
+            await self._small_bell.wait()
+            node, batch = self._ref, self._choose_small()
+            if node is None or not batch:
+                continue
+            scope = trio.CancelScope()
+            for item in batch:
+                item.sending = scope
             await self._send(node, batch, scope)
-        finally:
-            self._small_busy = False
             if self._items:
                 self._bell.ring()
 

@@ -39,7 +39,7 @@ from actors.domain.requeue import requeue_lost, requeue_or_fail
 from actors.domain.scaling import ScalingView
 from actors.domain.service import ServiceLimits, Waiting, WaitReason
 from actors.domain.status import Owner, Status
-from actors.kernel.actor import Actor, ActorError, Mailbox, Question
+from actors.kernel.actor import Actor, ActorError, Mailbox, Question, Urgency
 from actors.kernel.complaint import Complaint
 from actors.ledger_cursor import LedgerBackoff, LedgerCursor
 from actors.messages import (
@@ -196,18 +196,19 @@ class Sender(Actor):
             case _:
                 super().receive(message)
 
-    def needs_turn(self, message: object) -> bool:
-        """Where nothing waits, what leaves room for other jobs is no work."""
+    def judge_urgency(self, message: object) -> Urgency:
+        """Where nothing waits, what leaves room for other jobs is no work, and what is to be sent goes to its
+        dispatcher as it is taken in."""
         match message:
-            case Committed(jobs=jobs):
-                for job in jobs:
-                    if job.status is Status.QUEUED or job.status is Status.PROCESSING:
-                        return True
-                return not self._queue.is_empty()
-            case AttemptEnded():
-                return not self._queue.is_empty()
+            case Committed(jobs=jobs) if self._queue.is_empty():
+                statuses = set({job.id: job.status for job in jobs}.values())
+                if Status.QUEUED in statuses:
+                    return Urgency.TURN
+                return Urgency.TAKING if Status.PROCESSING in statuses else Urgency.LATER
+            case AttemptEnded() if self._queue.is_empty():
+                return Urgency.LATER
             case _:
-                return True
+                return Urgency.TURN
 
     def _sync(self) -> None:
         members = self._members()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import sqlite3
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,16 +35,28 @@ SETTLE: Final = 2.0
 PATIENCE: Final = 300.0
 
 
-def queue(sizes: Sequence[int], dispatched: int, seconds: float) -> list[Row]:
-    """With so many jobs behind those whose dispatch is measured; beside each the same with the fewest."""
-    rows: list[Row] = []
-    least, *larger = sorted(sizes)
-    first = _measured(least, dispatched, seconds)
-    rows += _rows(least, first, first)
+def queue(sizes: Sequence[int], dispatched: int, seconds: float, rounds: int) -> list[Row]:
+    """With so many jobs behind those whose dispatch is measured; beside each the same with the fewest.
+    Medians of so many rounds, every other one in the opposite order: what slows the machine down for a while
+    slows down all."""
+    ascending = sorted(sizes)
+    found: dict[int, list[dict[str, tuple[float, str]]]] = {size: [] for size in ascending}
+    for number in range(rounds):
+        for size in reversed(ascending) if number % 2 else ascending:
+            found[size].append(_measured(size, dispatched, seconds))
+    medians = {size: _median(measured) for size, measured in found.items()}
+    least, *larger = ascending
+    rows = _rows(least, medians[least], medians[least])
     for size in larger:
-        found = _measured(size, dispatched, seconds)
-        rows += _rows(size, found, first, least)
+        rows += _rows(size, medians[size], medians[least], least)
     return rows
+
+
+def _median(measured: Sequence[Mapping[str, tuple[float, str]]]) -> dict[str, tuple[float, str]]:
+    return {
+        name: (statistics.median(one[name][0] for one in measured), unit)
+        for name, (_, unit) in measured[0].items()
+    }
 
 
 def _rows(

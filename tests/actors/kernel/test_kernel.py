@@ -14,7 +14,17 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from actors.kernel.actor import MOST_LEFT, Actor, ActorError, Doorbell, Mailbox, NoAnswer, Question, live
+from actors.kernel.actor import (
+    MOST_LEFT,
+    Actor,
+    ActorError,
+    Doorbell,
+    Mailbox,
+    NoAnswer,
+    Question,
+    Urgency,
+    live,
+)
 from actors.kernel.backoff import Backoff
 from actors.kernel.supervisor import GaveUp, Supervisor
 
@@ -41,6 +51,7 @@ class Seen:
     turns: list[float] = field(default_factory=list)
     busy: bool = False
     idle_for: frozenset[int] = frozenset()
+    taken: frozenset[object] = frozenset()
     tick: float = 10.0
     takes_within: bool = False
     in_turn: trio.Event = field(default_factory=trio.Event)
@@ -63,8 +74,10 @@ class Counter(Actor):
         else:
             self.total += message
 
-    def needs_turn(self, message: object) -> bool:
-        return message not in self.seen.idle_for
+    def judge_urgency(self, message: object) -> Urgency:
+        if message in self.seen.taken:
+            return Urgency.TAKING
+        return Urgency.LATER if message in self.seen.idle_for else Urgency.TURN
 
     def answer(self, question: Question[object]) -> object:
         match question:
@@ -142,6 +155,31 @@ async def test_what_needs_no_turn_is_taken_with_the_next_one(autojump_clock: Moc
         box.tell(3)
         await trio.testing.wait_all_tasks_blocked()
         assert (box.waiting, len(seen.turns)) == (0, turns + 3)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_needs_taking_alone_is_taken_in_the_step_that_tells_it_unless_a_turn_is_under_way(
+    autojump_clock: MockClock,
+) -> None:
+    box, (seen, make) = Mailbox("counter"), counter(taken=frozenset({5, "crash"}), idle_for=frozenset({3}))
+    supervisor = Supervisor(random.Random(1))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.keep, "counter", partial(live, box, make))
+        await trio.testing.wait_all_tasks_blocked()
+        turns = len(seen.turns)
+        box.tell(3)
+        box.tell(5)
+        assert (box.waiting, box.ask_now(Total())) == (0, 8)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(seen.turns) == turns
+        box.ring()
+        box.tell(5)
+        assert box.waiting == 1, "it has not acted on what came before"
+        await trio.testing.wait_all_tasks_blocked()
+        assert (box.ask_now(Total()), len(seen.turns)) == (13, turns + 1)
+        box.tell("crash")
+        await trio.sleep(1.0)
+        assert (seen.lives, box.ask_now(Total())) == (2, 0), "it is its end, and not that of who told it"
         nursery.cancel_scope.cancel()
 
 
