@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors.domain.job import Attempt, HistoryEntry, Job, change_job
+from actors.ports.storage import Part
 from actors.store.group_commit import Batch, NeedsHardCommit
 from orchestrator.ledger.newest import Newest
 from orchestrator.ledger.tables import attempts, history, jobs, meta
@@ -31,14 +32,14 @@ class LedgerBatch(Batch[Job]):
     """As this batch has changed them."""
     lines: list[tuple[HistoryEntry, int]] = field(default_factory=list)
     """Of the history, which the item under way stores at its end, with the numbers of their changes."""
-    results: list[tuple[Job, bytes]] = field(default_factory=list)
-    """Jobs with the small results that came with a change of theirs."""
+    files: list[tuple[Job, Part, bytes]] = field(default_factory=list)
+    """Jobs with the small files that came with a change of theirs."""
 
     def back_to(self, seq: int, changed: int, undo: int) -> None:
         Batch.back_to(self, seq, changed, undo)  # a class with slots is another one than `super` means
         self.lines.clear()
         self.rows = {job.id: job for job in self.changed if job.id not in self.moved}
-        self.results = [(job, data) for job, data in self.results if job.change_seq <= seq]
+        self.files = [one for one in self.files if one[0].change_seq <= seq]
 
     def known_row(self, job_id: int) -> Job | None:
         """A job's row as it is now, if it is known without reading it: the ledger has one writer."""

@@ -192,9 +192,9 @@ class SqliteLedger:
             recent.committed(batch.changed)
             for job_id in batch.moved:
                 recent.put(job_id, batch.rows.get(job_id))
-            # Who waits for the end asks for what it has left at once.
-            for job, data in batch.results:
-                recent_files.put((job.storage_key, "result"), data)
+            # Who is told of it asks for them at once: the Sender, and who waits for the end.
+            for job, part, data in batch.files:
+                recent_files.put((job.storage_key, part), data)
             if batch.changed:
                 committed(batch.changed)
 
@@ -291,8 +291,6 @@ class SqliteLedger:
         if stored.storage_key != job.storage_key:
             return stored
         self.queries.note_details(stored.id, job.details)
-        if job.files is not None:
-            self._recent_files.put((job.storage_key, "input"), job.files)
         return stored
 
     async def record(self, changes: Sequence[Change]) -> Sequence[ChangeAnswer]:
@@ -593,11 +591,12 @@ def _insert(job: NewJob, entry: AuditEntry | None, limits: Limits, batch: Ledger
     job_id = jobs.insert_job(db, job, message=rules.UPLOADED, seq=seq, now=now)
     if job_id > MAX_ID:
         raise LedgerError(f"the job ids are used up: they end at {MAX_ID}; start a new ledger")
-    if job.files is not None:
-        small_files.store_files(db, job_id, "input", job.files)
     if entry is not None:
         audit.store_entries(db, [entry], now, job=job_id)
     row = _note(batch, rules.new_job(job, job_id=job_id, seq=seq, now=now))
+    if job.files is not None:
+        small_files.store_files(db, job_id, "input", job.files)
+        batch.files.append((row, "input", job.files))
     if job.first is not None:
         row = _change(job.first.begin(job_id), batch).job or row
     batch.store_lines()
@@ -656,7 +655,7 @@ def _change(change: Change, batch: LedgerBatch) -> ChangeAnswer:
         return ChangeAnswer(ChangeResult.REFUSED, job)
     if results is not None:
         small_files.store_files(db, change.job_id, "result", results)
-        batch.results.append((step.job, results))
+        batch.files.append((step.job, "result", results))
     if step.job.status is Status.CLEANED:
         small_files.remove_files(db, change.job_id)
     return ChangeAnswer(ChangeResult.DONE, _store(batch, step, job))

@@ -169,6 +169,21 @@ async def test_details_of_a_job_that_was_just_stored_are_those_that_would_be_rea
         assert kept is given and kept == (await other_reader(ledger).details([job.id]))[job.id]
 
 
+async def test_small_inputs_are_here_once_their_job_is_told(tmp_path: Path) -> None:
+    """Its Sender asks for them in that step."""
+    kept: list[bytes | None] = []
+    told: list[SqliteLedger] = []
+
+    def look(jobs: Sequence[Job]) -> None:
+        kept.extend(vars(told[0])["_recent_files"].get((job.storage_key, "input")) for job in jobs)
+
+    async with open_ledger(tmp_path / "db.sqlite", committed=look) as ledger:
+        told.append(ledger)
+        await ledger.insert(new_job(files=b"packed"))
+        await ledger.insert(new_job())
+    assert kept == [b"packed", None]
+
+
 async def test_small_results_are_here_once_their_end_is_told(tmp_path: Path) -> None:
     """Who waits for it asks for them at once; what failed has left none."""
     kept: list[bytes | None] = []
