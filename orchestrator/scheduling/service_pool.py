@@ -197,6 +197,7 @@ class ServicePool:
         silent: dict[str, float | None] | None = None,
     ) -> None:
         self._limits = dict(limits)
+        self._keeps_slots = _keep_slots(limits)
         self._going = going
         self._waiting = waiting
         self._rng = rng
@@ -212,6 +213,8 @@ class ServicePool:
         self._short, self._short_ends = short, short_ends
         self._took: dict[str, deque[float]] = {}
         """Seconds that the last jobs of each service have taken."""
+        self._short_services = set[str]() if short_ends else set(limits)
+        """Those of which all of these were short."""
         self._running: dict[int, str] = {}
         """The attempts of jobs that are known to run: that one goes on does not say what a node can start."""
         self._turns = 0
@@ -227,6 +230,7 @@ class ServicePool:
         """Other services, and other addresses, hold from now on. A node that nobody names any more has left;
         what it says later changes nothing of that, unless it is named again."""
         self._limits = dict(limits)
+        self._keeps_slots = _keep_slots(limits)
         self._serving = {name: {} for name in limits}
         for one in list(self._nodes.values()):
             served = bool(one.services)
@@ -415,7 +419,7 @@ class ServicePool:
     def ended(self, key: str) -> None:
         """Its slot is free before its end is recorded. Not where slots are kept: a service has a claim to
         those which its jobs leave, and these count as under way until then."""
-        if key in self._holders and not self._keeps_slots():
+        if key in self._holders and not self._keeps_slots:
             self._ended.add(key)
             self._let_go(key)
 
@@ -430,9 +434,6 @@ class ServicePool:
             # By our count it had a slot: something runs there that we do not know, as after a restore.
             one.no_jobs_until = now + one.full.next()
             self.suspect(one.node_id, "it has no slot for what it is sent")
-
-    def _keeps_slots(self) -> bool:
-        return any(limits.keep_slots for limits in self._limits.values())
 
     def _let_go(self, key: str) -> None:
         one = self._holders.pop(key, None)
@@ -473,7 +474,12 @@ class ServicePool:
         if end is None or job.status not in (Status.COMPLETED, Status.FAILED):
             return
         if end.wall_seconds is not None:
-            self._took.setdefault(job.service, deque(maxlen=self._short_ends)).append(end.wall_seconds)
+            took = self._took.setdefault(job.service, deque(maxlen=self._short_ends))
+            took.append(end.wall_seconds)
+            if len(took) == self._short_ends and max(took, default=0.0) <= self._short:
+                self._short_services.add(job.service)
+            else:
+                self._short_services.discard(job.service)
         if job.attempt is not None and self._running.get(job.id) == job.attempt.key:
             if one.health.unable:
                 return  # It had begun before the node could start no more.
@@ -595,25 +601,22 @@ class ServicePool:
         limits = self._limits.get(service)
         if limits is None or limits.on_node_lost == "fail" or limits.max_attempts < 2:
             return []  # What waits on a node that is lost would fail with it, and has not begun.
-        if not self._is_short(service) or self._keeps_slots():
+        short = self._short_services
+        if service not in short or self._keeps_slots:
             return []
         found = [
             one
             for one in self._able(service, requires)
-            if one.room_ahead > 0
-            and self._lasts(one, service)
-            and all(map(self._is_short, one.keys.values()))
+            if one.room_ahead > 0 and self._lasts(one, service) and short.issuperset(one.keys.values())
         ]
-        longer = [other for other in self._waiting() if not self._is_short(other[0])] if found else ()
+        if self._limits.keys() <= short:
+            return found
+        longer = [other for other in self._waiting() if other[0] not in short] if found else ()
         return [one for one in found if not any(self._may_have(one, *other) for other in longer)]
 
     def _may_have(self, one: _Node, service: str, requires: str) -> bool:
         """Whether a node is one for such a job."""
         return service in one.services and satisfies(requires, one.labels) and self._lasts(one, service)
-
-    def _is_short(self, service: str) -> bool:
-        took = self._took.get(service, ())
-        return len(took) == self._short_ends and max(took, default=0.0) <= self._short
 
     def _claims(self) -> dict[str, int]:
         """How many further slots are kept, by the services that have fewer jobs under way than these."""
@@ -678,6 +681,11 @@ class ServicePool:
                 serving[one.node_id] = one
             else:
                 serving.pop(one.node_id, None)
+
+
+def _keep_slots(limits: Mapping[str, ServiceLimits]) -> bool:
+    """Whether any service does."""
+    return any(one.keep_slots for one in limits.values())
 
 
 def _is_gone(one: _Node) -> bool:
