@@ -52,10 +52,9 @@ class _Wake:
 
 
 class _Call:
-    """One that waits for its turn in a thread, and the task that waits for it, or else who is told of its
-    outcome. `wake` None: trio wakes or tells them."""
+    """One that waits for its turn in a thread. `wake` None: trio wakes the task that waits for it."""
 
-    __slots__ = ("answer", "arguments", "claim", "landed", "task", "token", "wake", "work")
+    __slots__ = ("answer", "arguments", "claim", "task", "token", "wake", "work")
 
     def __init__(
         self,
@@ -64,9 +63,8 @@ class _Call:
         wake: _Wake | None,
         *,
         takes_back: bool,
-        landed: Callable[[outcome.Outcome[Any]], None] | None = None,
     ) -> None:
-        self.work, self.arguments, self.wake, self.landed = work, arguments, wake, landed
+        self.work, self.arguments, self.wake = work, arguments, wake
         self.answer: outcome.Outcome[Any]
         self.claim = threading.Lock() if takes_back else None
         """Who has it decides: the thread that begins, or the task that is cancelled before."""
@@ -100,10 +98,7 @@ class _Call:
             os.eventfd_write(self.wake.fd, 1)
             return
         with suppress(trio.RunFinishedError):
-            if self.landed is None:
-                self.token.run_sync_soon(trio.lowlevel.reschedule, self.task)
-            else:
-                self.token.run_sync_soon(self.landed, answer)
+            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task)
 
 
 _Calls: TypeAlias = "SimpleQueue[_Call | None]"
@@ -129,8 +124,11 @@ class KeptThreads:
         """What `work` returns or raises; RuntimeError if there is no thread to be had. Cancelled before it
         begins it is not called, if that can be taken back; once begun, it ends."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self.under_way >= self._threads and self._threads < self._most:
+            self._begin()
         call = _Call(work, arguments, wake := self._take_wake(), takes_back=self.takes_back)
-        self._put(call)
+        self._calls.put(call)
+        self.under_way += 1
         try:
             await call.wait()
         finally:
@@ -139,24 +137,6 @@ class KeptThreads:
             self._wakes.append(wake)
         answer: T = call.answer.unwrap()
         return answer
-
-    def start(
-        self, landed: Callable[[outcome.Outcome[T]], None], work: Callable[[*Ts], T], *arguments: *Ts
-    ) -> None:
-        """The same without waiting: `landed` is called in trio's thread, in no task of the caller's, and may
-        neither wait nor raise. It cannot be taken back."""
-
-        def land(answer: outcome.Outcome[T]) -> None:
-            self.under_way -= 1
-            landed(answer)
-
-        self._put(_Call(work, arguments, None, takes_back=False, landed=land))
-
-    def _put(self, call: _Call) -> None:
-        if self.under_way >= self._threads and self._threads < self._most:
-            self._begin()
-        self._calls.put(call)
-        self.under_way += 1
 
     def _take_wake(self) -> _Wake | None:
         """None where as many wait as there may be threads, or there is no descriptor to be had."""

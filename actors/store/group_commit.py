@@ -147,13 +147,8 @@ class GroupCommit(Generic[B]):
         """Set when there are soft commits again."""
         self._pending: dict[_PendingWrite[B], None] = {}
         self._flying: list[_PendingWrite[B]] = []
-        self._is_held_up = False
-        """Whether the batch under way has landed and needs room, or the reserve does, before all goes on."""
-        self._began_at = -math.inf
         self._is_idle = False
         """Whether the task waits for something to write."""
-        self._is_ending = False
-        """Whether it was cancelled while a batch is under way."""
         self._stopped = False
         self._well_at = -math.inf
         self._db: sqlite3.Connection
@@ -200,11 +195,13 @@ class GroupCommit(Generic[B]):
             try:
                 while True:
                     if not self._pending and not self._is_due():
-                        await self._rest(is_idle=True)
-                    elif await self._commit():
+                        await self._rest()
+                        continue  # perhaps it was taken back
+                    await self._commit()
+                    if self._pending:
                         # Who was just answered mostly goes on to write: that belongs into the same commit as
-                        # what has come meanwhile. Tasks of one turn of the loop run in any order, and this
-                        # one was woken in theirs: so not before the next.
+                        # what has come meanwhile. Tasks of one turn of the loop run in any order: two turns.
+                        await trio.lowlevel.checkpoint()
                         await trio.lowlevel.checkpoint()
             finally:
                 self._stopped = True
@@ -227,49 +224,35 @@ class GroupCommit(Generic[B]):
     def _is_due(self) -> bool:
         return self._soft_until < math.inf and trio.current_time() >= self._soft_until
 
-    async def _rest(self, *, is_idle: bool) -> bool:
-        """Wait for something to write; or, if it is not idle, for the batch under way, and then, if nothing
-        else has come, for something to write. Whether somebody was answered in this turn of the loop."""
+    async def _rest(self) -> None:
+        """Wait for something to write."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            if not self._is_idle:
-                self._is_ending = True
-                return trio.lowlevel.Abort.FAILED
             self._is_idle = False
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._is_idle = is_idle
-        answered: bool = await trio.lowlevel.wait_task_rescheduled(abort)
-        return answered
+        self._is_idle = True
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _wake(self) -> None:
         if self._is_idle:
             self._is_idle = False
-            trio.lowlevel.reschedule(self._task, outcome.Value(False))
+            trio.lowlevel.reschedule(self._task)
 
-    async def _commit(self) -> bool:
-        """Write the next batch; whether somebody was answered in this turn of the loop. What goes well is
-        answered where the thread's call lands, without a step of this task, and then this waits on."""
+    async def _commit(self) -> None:
+        """Write the next batch, and answer whoever waits."""
         self._flying, hard = self._next()
         for item in self._flying:
             del self._pending[item]
-        self._began_at = trio.current_time()
-        try:
-            self._thread.start(self._landed, self._write, self._db, self._flying, self._clock.now(), hard)
-        except RuntimeError as error:
-            self._settle(self._flying, outcome.Error(error))
-        else:
-            answered = await self._rest(is_idle=False)
-            if not self._is_held_up:
-                return answered
+        has_room = await self._write_out(self._flying, hard)
+        if has_room and self._reserve_held:
+            self._answer()
+            return
         with trio.CancelScope(shield=True):
             await self._make_room()
             self._answer()
             if not self._reserve_held:
                 self._reserve_held = await _ask(self._reserve.hold)
-        self._is_held_up = False
-        await trio.lowlevel.checkpoint()
-        return True
 
     def _next(self) -> tuple[list[_PendingWrite[B]], bool]:
         """The next batch, and whether it is a hard one."""
@@ -283,38 +266,23 @@ class GroupCommit(Generic[B]):
             hard = hard or not item.soft
         return flying, hard
 
-    def _landed(self, answer: outcome.Outcome[B]) -> None:
-        """The thread is done with the batch: called by the loop, in no task that could wait."""
+    async def _write_out(self, items: Sequence[_PendingWrite[B]], hard: bool) -> bool:
+        """Write these as one batch, and set their answers. False if any of them found no room."""
+        began_at = trio.current_time()
         try:
-            self._is_held_up = not self._settle(self._flying, answer) or not self._reserve_held
-        except BaseException as error:  # noqa: ASYNC103  # raised in the task that waits for it
-            trio.lowlevel.reschedule(self._task, outcome.Error(error))
-            return
-        if not self._is_held_up:
-            self._answer()
-            if not self._pending and not self._is_ending and not self._is_due():
-                self._is_idle = True
-                return
-        trio.lowlevel.reschedule(self._task, outcome.Value(True))
-
-    def _settle(self, items: Sequence[_PendingWrite[B]], answer: outcome.Outcome[B]) -> bool:
-        """Set their answers. False if any of them found no room."""
-        now = trio.current_time()
-        if type(answer) is outcome.Error:
+            batch = await self._thread.run(self._write, self._db, items, self._clock.now(), hard)
+        except Exception as error:
             # Outside any one item: nothing of the batch holds.
-            error = answer.error
-            if not isinstance(error, Exception):
-                raise error
             self._well_at = -math.inf
             for item in items:
                 self._fail(item, error)
             if self._sync_failed is not None and is_failed_sync(error):
                 self._sync_failed(error)
             if not items:
-                self._soften(now + SOFT_FOR)
+                self._soften(trio.current_time() + SOFT_FOR)
             return not is_full(error)
-        batch = answer.unwrap()
-        self._timed(now - self._began_at, len(items))
+        now = trio.current_time()
+        self._timed(now - began_at, len(items))
         if batch.hard:
             self._soft_until = math.inf
         elif self._soft_until == math.inf:
@@ -327,19 +295,6 @@ class GroupCommit(Generic[B]):
         self._soft_until = until
         self._softened.set()
 
-    async def _try(self, item: _PendingWrite[B]) -> bool:
-        """Write one by itself. False if it found no room."""
-        hard = self._harden is None or not item.soft
-        answer: outcome.Outcome[B]
-        self._began_at = trio.current_time()
-        try:
-            answer = outcome.Value(
-                await self._thread.run(self._write, self._db, [item], self._clock.now(), hard)
-            )
-        except Exception as error:
-            answer = outcome.Error(error)
-        return self._settle([item], answer)
-
     async def _make_room(self) -> None:
         """A full disk fails the batch, but perhaps not each of its items: an order to terminate is small, and
         there is a reserve for it."""
@@ -350,6 +305,10 @@ class GroupCommit(Generic[B]):
             if item.urgent and await _ask(self._reserve.let_go):
                 self._reserve_held = False
                 await self._try(item)
+
+    async def _try(self, item: _PendingWrite[B]) -> bool:
+        """Write one by itself. False if it found no room."""
+        return await self._write_out([item], self._harden is None or not item.soft)
 
     def _answer(self) -> None:
         """Wake whoever waits. There is no checkpoint between a commit and this."""

@@ -11,6 +11,7 @@ import stat
 import struct
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
@@ -282,6 +283,7 @@ def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
+@lru_cache(maxsize=8)  # mostly a time, which the files of a small job share
 def _extra_fields(extra: bytes) -> Mapping[int, bytes]:
     found: dict[int, bytes] = {}
     while extra:
