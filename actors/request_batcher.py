@@ -117,11 +117,10 @@ class RequestBatcher(Generic[Item, Answer]):
         self._active = False
 
     def _next_batch(self) -> list[tuple[str, _Request[Item]]]:
-        now = trio.current_time()
         batch: list[tuple[str, _Request[Item]]] = []
         weight = 0
         for key, request in self._requests.items():
-            if request.due > now:
+            if request.due and request.due > trio.current_time():
                 continue
             if request.alone:
                 return [(key, request)]

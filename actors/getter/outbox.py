@@ -87,7 +87,6 @@ class Outbox:
         answers = await self._ledger.record([change for _, change in batch])
         for changes, part in zip(lists, taken, strict=True):
             del changes[: len(part)]
-        self._released_since = trio.current_time()
         for tracked, _ in batch:
             if tracked is not None:
                 tracked.recording = False

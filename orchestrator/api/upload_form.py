@@ -179,10 +179,10 @@ class Uploads:
     async def _commit(self, upload: Upload, new: NewJob) -> Job:
         # From here on it is finished, whether the client still waits or not: else nobody would know whether
         # there is a job.
-        with trio.fail_after(FINISHING, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + FINISHING, shield=True):
             files = await upload.commit(new.user_id, new.service)
-            job = await insert(self._api, change_new_job(new, files=files), entry_of("submit"))
-        return job  # noqa: RET504  # the scopes may not be left by a return, says mypy: they can swallow
+            return await insert(self._api, change_new_job(new, files=files), entry_of("submit"))
+        raise trio.TooSlowError
 
 
 async def _require_room(

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from isal import isal_zlib
 
@@ -37,8 +37,7 @@ class _NotPlain(Exception):
     """It is damaged, or of a form that is not looked into here."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A member as its data were. `digest`: of all of it, where it is no more than a link's target may be."""
 
     raw: bytes
@@ -242,8 +241,7 @@ class ZipCheck:
             size, packed, at = _widen(extra, size, packed, at)
         if signature != form.IS_CENTRAL or version > _NEWEST or comment or disk or _OTHER_NAME in extra:
             raise _NotPlain
-        seen = (member.raw, member.at, member.flags, member.method, member.crc, member.packed, member.size)
-        if seen != (raw, at, flags, method, crc, packed, size):
+        if member[:-1] != (raw, at, flags, method, crc, packed, size):
             raise _NotPlain
         name = raw.decode("utf-8" if flags & form.UTF8 else "ascii")
         is_directory = name[-1:] == "/"

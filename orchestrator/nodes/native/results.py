@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from actors.domain.node import PayloadView
+from actors.domain.job import End
 from actors.ports.ledger import LedgerError
 from actors.ports.nodes import CollectAnswer, CollectResult, Dispatch
 from actors.ports.storage import StorageError
@@ -93,9 +93,9 @@ class IncomingResult:
     """One attempt's part of the stream. Trouble with our own storage is remembered and the rest of the part
     read past, so that the attempts after it still arrive."""
 
-    def __init__(self, view: PayloadView, manifest: dict[str, Any], logs: list[Any], told: int) -> None:
+    def __init__(self, key: str, end: End, manifest: dict[str, Any], logs: list[Any], told: int) -> None:
         """`told`: bytes that the node says there are, logs and names included."""
-        self.key: Final = view.key
+        self.key: Final = key
         # Logs come twice, by themselves and in the zip; the names are in the zip twice.
         self._most = 2 * told + UNTOLD
         self._told = told
@@ -103,7 +103,7 @@ class IncomingResult:
         self.trouble = ""
         self.disk_full = False
         self.input_differs = False
-        self._view = view
+        self._end = end
         self._logs = logs
         self._manifest = manifest
         self._sink: DiskResultSink | None = None
@@ -189,7 +189,7 @@ class IncomingResult:
             ours = isinstance(error, StorageError)
             return CollectAnswer(CollectResult.FAILED, reason=self.trouble, ours=ours)
         self._sink = None  # which keeps what it has
-        return CollectAnswer(CollectResult.STORED, end=self._view.end, results=results)
+        return CollectAnswer(CollectResult.STORED, end=self._end, results=results)
 
     def _list_expected(self) -> list[Entry]:
         """The members that the zip has to have: what the manifest names, and the logs beside it."""
@@ -239,23 +239,31 @@ def _begin(
     limit: int,
 ) -> IncomingResult:
     record = _object(data, "end record")
-    view = view_from_json(record.get("payload"))
-    manifest = record.get("manifest")
-    if view.key not in wanted or record.get("key") != view.key or view.key in answers:
+    key, manifest = record.get("key"), record.get("manifest")
+    if not isinstance(key, str) or key not in wanted or key in answers:
         raise Garbled("results of an attempt that was not asked for, or has come before")
+    # The node has told the end by now, and says it once more.
+    end = wanted[key].job.end or _read_end(record, key)
     # What never ran has no logs, and a zip without them.
     logs = record.get("logs", list(LOGS))
-    if view.end is None or not isinstance(manifest, dict) or not isinstance(logs, list):
-        raise Garbled("results without an end or without a manifest")
+    if not isinstance(manifest, dict) or not isinstance(logs, list):
+        raise Garbled("results without a manifest")
     size = _count_bytes(manifest)
-    incoming = IncomingResult(view, manifest, logs, view.end.size + size + len(data))
-    if max(size, view.end.size) > limit:
+    incoming = IncomingResult(key, end, manifest, logs, end.size + size + len(data))
+    if max(size, end.size) > limit:
         incoming.refuse(
-            f"its files have {max(size, view.end.size)} bytes, and {limit} are the limit (result_limit)"
+            f"its files have {max(size, end.size)} bytes, and {limit} are the limit (result_limit)"
         )
     else:
-        incoming.open(wanted[view.key], files)
+        incoming.open(wanted[key], files)
     return incoming
+
+
+def _read_end(record: Mapping[str, Any], key: str) -> End:
+    view = view_from_json(record.get("payload"))
+    if view.key != key or view.end is None:
+        raise Garbled("results without an end, or with that of another attempt")
+    return view.end
 
 
 def _count_bytes(manifest: Mapping[str, Any]) -> int:
