@@ -1,7 +1,7 @@
 """Requests to one node: what it has to be asked, told, or relieved of, until it has answered.
 
 One call is under way at a time; what piles up meanwhile goes into the next. No timer waits for a batch to
-fill, and a task exists only while there is something to do.
+fill, and there is a task from the first request on.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RequestBatcher(Generic[Item, Answer]):
         self._requests: dict[str, _Request[Item]] = {}
         self._node: NodeRef | None = None
         self._bell = Doorbell()
-        self._active = False
+        self._begun = self._ended = False
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -100,21 +100,27 @@ class RequestBatcher(Generic[Item, Answer]):
         request.due = trio.current_time() + request.backoff.next()
 
     def _wake(self) -> None:
-        if self._active:
+        if self._begun:
             self._bell.ring()
         elif self._requests and self._node is not None:
-            self._active = True
+            self._begun = True
             self._nursery.start_soon(self._work)
 
+    def end(self) -> None:
+        """Nothing more will be requested: its task ends."""
+        self._ended = True
+        self._bell.ring()
+
     async def _work(self) -> None:
-        while self._requests:
-            batch = self._next_batch()
-            if batch:
+        while not self._ended:
+            self._bell.rings = False
+            if batch := self._next_batch():
                 await self._do(batch)
-            else:
+            elif self._requests:
                 with trio.move_on_at(min(w.due for w in self._requests.values())):
                     await self._bell.wait()
-        self._active = False
+            else:
+                await self._bell.wait()
 
     def _next_batch(self) -> list[tuple[str, _Request[Item]]]:
         batch: list[tuple[str, _Request[Item]]] = []

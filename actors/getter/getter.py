@@ -432,6 +432,8 @@ class Getter(Actor):
 
     def _forget(self, node: NodeMirror) -> None:
         del self._nodes[node.node_id]
+        for batcher in node.requests.all:
+            batcher.end()
 
     def _make_requests(self, node_id: str) -> NodeRequests:
         def batcher(
