@@ -1,14 +1,17 @@
-"""A generator that blocks, read by a task: each step runs in a thread and brings about 256 KiB."""
+"""A generator that blocks, read by a task: each step runs in a thread and brings about 1 MiB."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Generator
 from typing import Final
 
 import trio
 
 PIECE: Final = 256 * 1024
-"""Bytes for each hop to a thread. A hop costs about as much as copying them."""
+"""Bytes that are handed on at a time."""
+_AT_ONCE: Final = 4
+"""Such pieces that one hop to a thread brings."""
 
 
 class ThreadedIterator:
@@ -25,6 +28,7 @@ class ThreadedIterator:
         """`limiter`: how many threads it shares, and with whom; None: trio's own for everything."""
         self._generator = generator
         self._limiter = limiter
+        self._pieces: deque[bytes] = deque()
         self._broken_off = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -33,14 +37,15 @@ class ThreadedIterator:
     async def __anext__(self) -> bytes:
         if self._broken_off:
             raise trio.ClosedResourceError
-        try:
-            piece = await trio.to_thread.run_sync(self._step, limiter=self._limiter)
-        except BaseException:
-            self._close()
-            raise
-        if not piece:
+        if not self._pieces:
+            try:
+                await trio.to_thread.run_sync(self._step, limiter=self._limiter)
+            except BaseException:
+                self._close()
+                raise
+        if not self._pieces:
             raise StopAsyncIteration
-        return piece
+        return self._pieces.popleft()
 
     async def aclose(self) -> None:
         """Let go of what is open. Does not wait for anything."""
@@ -51,7 +56,13 @@ class ThreadedIterator:
         self._broken_off = True
         self._generator.close()
 
-    def _step(self) -> bytes:
+    def _step(self) -> None:
+        for _ in range(_AT_ONCE):
+            if not (piece := self._gather()):
+                break
+            self._pieces.append(piece)
+
+    def _gather(self) -> bytes:
         pieces: list[bytes] = []
         size = 0
         for piece in self._generator:

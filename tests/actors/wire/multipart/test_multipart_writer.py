@@ -116,17 +116,17 @@ async def test_a_file_that_is_not_as_announced_fails_the_body(
 
 
 async def test_a_file_that_changes_while_it_is_sent_fails_the_body(tmp_path: Path) -> None:
-    part = file(tmp_path, "in.pdb", bytes(1 << 20))
+    part = file(tmp_path, "in.pdb", bytes(4 << 20))
     body = aiter(MultipartBody([part]))
     await anext(body)
-    os.truncate(part.path, 600_000)
+    os.truncate(part.path, 2_400_000)
     with pytest.raises(SourceChanged, match=r"in\.pdb"):
         async for _ in body:
             pass
-    os.truncate(part.path, 1 << 20)
+    os.truncate(part.path, 4 << 20)
     body = aiter(MultipartBody([part]))
     await anext(body)
-    file(tmp_path, "new", bytes(1 << 20)).path.replace(part.path)
+    file(tmp_path, "new", bytes(4 << 20)).path.replace(part.path)
     with pytest.raises(SourceChanged, match="replaced"):
         async for _ in body:
             pass
