@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import trio
 
@@ -29,6 +29,7 @@ from actors.store.durable import SCARCE, is_passing
 from actors.wire.errors import SourceChanged, causes, leaves
 from actors.wire.link.dialled import dialled_node
 from actors.wire.protocol.attempts import Garbled
+from actors.wire.sockets import receive_some, send_now
 from orchestrator.dialled_streams import DialledStream, DialledStreams
 from orchestrator.errors import OrchestratorError
 
@@ -314,9 +315,8 @@ class Http:
 
 def _client(limits: httpx.Limits, trust: ssl.SSLContext, dialled: DialledStreams | None) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(verify=trust, trust_env=False, http2=False, limits=limits)
-    if dialled is not None:
-        # The library has no other way to say how connections are opened.
-        transport._pool._network_backend = _Dialling(dialled)
+    # The library has no other way to say how connections are opened.
+    transport._pool._network_backend = _Dialling(dialled)
     return httpx.AsyncClient(
         transport=transport,
         follow_redirects=False,
@@ -328,21 +328,51 @@ def _client(limits: httpx.Limits, trust: ssl.SSLContext, dialled: DialledStreams
 class _Dialling(httpcore.TrioBackend):
     """Connections are opened from here, but for nodes that have opened them themselves."""
 
-    def __init__(self, dialled: DialledStreams) -> None:
+    def __init__(self, dialled: DialledStreams | None) -> None:
         self._dialled = dialled
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *args: Any, **more: Any
     ) -> httpcore.AsyncNetworkStream:
-        node_id = dialled_node(host)
-        if node_id is None:
-            return await super().connect_tcp(host, port, timeout, *args, **more)
+        node_id = None if self._dialled is None else dialled_node(host)
+        if self._dialled is None or node_id is None:
+            opened = await super().connect_tcp(host, port, timeout, *args, **more)
+            return _Stream(cast(TrioStream, opened)._stream)
         with trio.move_on_after(math.inf if timeout is None else timeout):
             return _DialledStream(await self._dialled.take(node_id))
         raise httpcore.ConnectTimeout("the node has opened no connection that is free")
 
 
-class _DialledStream(TrioStream):
+class _Stream(TrioStream):
+    """The library's, with fewer calls for each piece. How long one is waited for is `Reply`'s."""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            if isinstance(self._stream, trio.SocketStream):
+                return await receive_some(self._stream.socket, max_bytes)
+            return bytes(await self._stream.receive_some(max_bytes))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise httpcore.ReadError(error) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer or not isinstance(self._stream, trio.SocketStream):
+            await super().write(buffer, timeout)
+            return
+        sock = self._stream.socket
+        try:
+            with trio.fail_after(math.inf if timeout is None else timeout):
+                await trio.lowlevel.checkpoint()
+                rest = send_now(sock, buffer)
+                while rest:
+                    await trio.lowlevel.wait_writable(sock)
+                    rest = send_now(sock, rest)
+        except trio.TooSlowError as error:
+            raise httpcore.WriteTimeout(error) from error
+        except (OSError, trio.ClosedResourceError) as error:
+            raise httpcore.WriteError(error) from error
+
+
+class _DialledStream(_Stream):
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
             assert isinstance(self._stream, DialledStream)

@@ -25,6 +25,7 @@ FLOORS = (
     "actors/kernel",
     "actors/wire/errors.py",
     "actors/wire/pieces.py",
+    "actors/wire/sockets.py",
     "actors/wire/files",
     "actors/wire/protocol",
     "actors/wire/multipart",

@@ -31,7 +31,6 @@ import errno
 import ipaddress
 import logging
 import math
-import os
 import resource
 import socket
 from collections.abc import Callable
@@ -58,6 +57,7 @@ from actors.wire.http.polls import FRESH, PROMPT, STUCK, Other, PolledConnection
 from actors.wire.http.protocol import MOST_HEAD, HttpProtocol
 from actors.wire.http.tls import OwnCertificate
 from actors.wire.http.upgrades import Upgrade
+from actors.wire.sockets import receive_some, send_now
 
 BODY_SILENCE: Final = 60.0
 """Seconds that a request's body may be waited for before it counts as given up."""
@@ -451,7 +451,7 @@ class _Connection(TCPServer):
             while True:
                 try:
                     data = await self._receive()
-                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                     break
                 if not data and self.stopped and not self._protocol.has_request:
                     # The peer knows nothing of that end: it hears none of its request, as of one that is
@@ -500,14 +500,19 @@ class _Connection(TCPServer):
             return came
         if not self._protocol.receives_body:
             self._patience = BODY_SILENCE
-            return bytes(await self.stream.receive_some(MAX_RECV))
+            return await self._receive_some(MAX_RECV)
         began = trio.current_time()
         self._reading.deadline = began + max(0.0, self._patience)
-        data = bytes(await self.stream.receive_some(BODY_PIECE))
+        data = await self._receive_some(BODY_PIECE)
         self._reading.deadline = math.inf
         waited = trio.current_time() - began
         self._patience = min(BODY_SILENCE, self._patience - waited + len(data) / BODY_RATE)
         return data
+
+    async def _receive_some(self, most: int) -> bytes:
+        if self._secure:
+            return bytes(await self.stream.receive_some(most))
+        return await receive_some(self.sock, most)
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -531,9 +536,7 @@ class _Connection(TCPServer):
         if not self._secure and not self.send_lock.locked():
             try:
                 # Not the stream's, which gives others a turn after each.
-                data = data[os.write(self.sock.fileno(), data) :]
-            except BlockingIOError:
-                pass  # the kernel has no room for it now
+                data = bytes(send_now(self.sock, data))
             except OSError:
                 await self._protocol.handle(Closed())
                 return
@@ -564,16 +567,16 @@ class _Connection(TCPServer):
 
     async def _send_plain(self, data: bytes) -> None:
         """As much at a time as the kernel takes. Raises OSError where the peer has gone."""
-        rest = memoryview(data)
-        while True:
-            # Others have a turn after each, whoever is sent much and takes it.
-            await trio.lowlevel.checkpoint()
-            with suppress(BlockingIOError):
-                rest = rest[os.write(self.sock.fileno(), rest) :]
-            if not rest:
-                return
-            with trio.fail_after(STUCK):
+        # Others have a turn before each piece, and while it waits, whoever is sent much and takes it.
+        await trio.lowlevel.checkpoint()
+        rest = send_now(self.sock, data)
+        if not rest:
+            return
+        with trio.fail_after(STUCK) as stuck:
+            while rest:
+                stuck.deadline = trio.current_time() + STUCK
                 await trio.lowlevel.wait_writable(self.sock)
+                rest = send_now(self.sock, rest)
 
     async def _close(self) -> None:
         sock = self.sock

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from actors.wire.errors import WireError
 from actors.wire.link.frames import BINARY, CLOSE, PING, PONG, FrameBuffer, NoWebSocket, encode
+from actors.wire.sockets import receive_some, send_now
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _RECEIVE: Final = 128 * 1024
@@ -75,9 +75,7 @@ class WebSocket:
         self.unsent = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if self._socket is not None:
             try:
-                self.unsent = self.unsent[os.write(self._socket.fileno(), self.unsent) :]
-            except BlockingIOError:
-                return False
+                self.unsent = bytes(send_now(self._socket, self.unsent))
             except OSError as error:
                 raise LinkBroken(f"the connection broke: {error}") from error
         return not self.unsent
@@ -116,13 +114,8 @@ class WebSocket:
     async def _receive_some(self) -> bytes | bytearray:
         if self._socket is None:
             return await self._stream.receive_some(_RECEIVE)
-        while True:
-            # Whoever sends without end leaves others their turn.
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return os.read(self._socket.fileno(), _RECEIVE)
-            except BlockingIOError:
-                continue
+        # Whoever sends without end leaves others their turn.
+        return await receive_some(self._socket, _RECEIVE)
 
     def _take_word(self, code: int, payload: bytes) -> None:
         if code == PING:
