@@ -29,8 +29,9 @@ _LINE: Final = re.compile(r"(\d+) +(\d+\.\d+) (.*)")
 _UNFINISHED: Final = " <unfinished ...>"
 _RESUMED: Final = re.compile(r"<\.\.\. \w+ resumed>")
 _CALL: Final = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+|\?).*?(?: <([\d.]+)>)?")
-_STRING: Final = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
-_FILE: Final = re.compile(r"(-?\d+|AT_FDCWD)<((?:\\x[0-9a-f]{2})*)>(\(deleted\))?")
+# All that is in quotes or brackets is hexadecimal. It is megabytes: a class of characters is passed at once.
+_STRING: Final = re.compile(r'"([\\x0-9a-f]*)"')
+_FILE: Final = re.compile(r"(-?\d+|AT_FDCWD)<([\\x0-9a-f]*)>(\(deleted\))?")
 
 
 class NotUnderstood(Exception):
