@@ -19,8 +19,9 @@ WITHIN = 60_000
 """Milliseconds that anything may take on a machine that is busy with something else."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """One for all modules: its start costs more than most tests. Each page has a context of its own."""
     if shutil.which("chromium") is None:
         pytest.skip("there is no chromium; type: apt-get install chromium")
     expect.set_options(timeout=WITHIN)
