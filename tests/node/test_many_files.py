@@ -24,9 +24,9 @@ MAKE = (
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
+def data() -> Iterator[Path]:
     """A node's directory in memory: a busy disk takes a minute to make and delete as many files."""
-    with path_in_memory(tmp_path) as place:
+    with path_in_memory() as place:
         yield place / "data"
 
 

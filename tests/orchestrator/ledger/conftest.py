@@ -1,4 +1,4 @@
-"""A ledger and its clock, where a file of tests has none of its own. Its files are in memory."""
+"""A ledger and its clock, where a file of tests has none of its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from support.data.either_ledger import either_ledger
-from support.data.in_memory import tmp_path
 from support.data.ledgers import SetClock, open_ledger
 
 from orchestrator.ledger.ledger import SqliteLedger
 
-__all__ = ["clock", "either_ledger", "ledger", "tmp_path"]
+__all__ = ["clock", "either_ledger", "ledger"]
 
 
 @pytest.fixture

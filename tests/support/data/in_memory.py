@@ -19,17 +19,15 @@ _ENOUGH: Final = 1 << 30
 
 
 @contextmanager
-def path_in_memory(otherwise: Path) -> Iterator[Path]:
-    """A directory until this is left; `otherwise` where there is no such memory."""
-    if not os.access(_MEMORY, os.W_OK | os.X_OK) or shutil.disk_usage(_MEMORY).free < _ENOUGH:
-        yield otherwise
-        return
-    with tempfile.TemporaryDirectory(prefix="tests-", dir=_MEMORY) as directory:
+def path_in_memory() -> Iterator[Path]:
+    """A directory until this is left; on disk where there is no such memory."""
+    there = os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free >= _ENOUGH
+    with tempfile.TemporaryDirectory(prefix="tests-", dir=_MEMORY if there else None) as directory:
         yield Path(directory)
 
 
 @pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """That of pytest, in memory: for a folder whose `conftest.py` has it."""
-    with path_in_memory(tmp_path) as found:
+def tmp_path() -> Iterator[Path]:
+    """In place of pytest's, for a folder whose `conftest.py` has it."""
+    with path_in_memory() as found:
         yield found

@@ -1,4 +1,4 @@
-"""Tests of what is asked and answered, whatever lies below: their files are in memory."""
+"""Of these tests the files are in memory."""
 
 from __future__ import annotations
 

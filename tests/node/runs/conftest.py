@@ -1,4 +1,4 @@
-"""Tests of what is kept of jobs, on no disk in particular: their files are in memory."""
+"""Of these tests the files are in memory."""
 
 from __future__ import annotations
 
