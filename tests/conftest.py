@@ -5,6 +5,8 @@ test starts inherits that, and Ctrl-C or a closed terminal would end none of it.
 
 What the collection has made stays to the end: the garbage collector does not look through it again and again.
 
+Hypothesis judges no test by its time, which is that of a machine that is busy with the others, too.
+
 In a new clone the workers of a run share what pytest makes of modules of tests before it imports them.
 """
 
@@ -17,8 +19,12 @@ import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 NOTHING_SKIPPED = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_configure() -> None:

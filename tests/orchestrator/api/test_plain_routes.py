@@ -263,7 +263,7 @@ async def test_an_upload_is_taken_or_refused_as_by_the_app(both: Both) -> None:
 
 
 async def test_uploads_come_in_any_pieces_and_behind_each_other(both: Both) -> None:
-    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, database=None, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(st.sampled_from(UPLOADS), min_size=1, max_size=3), st.lists(st.integers(0, 900), max_size=3)
     )
@@ -334,7 +334,7 @@ DAMAGE: Final = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255), st.
 async def test_whatever_comes_is_answered_or_refused_as_the_app_does(both: Both) -> None:
     """In one piece: what follows the last request of a connection is refused or not by when it comes."""
 
-    @settings(max_examples=MOST, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=MOST, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(REQUESTS, min_size=1, max_size=3), DAMAGE)
     def compare(requests: list[bytes], damage: list[tuple[int, int, bool]]) -> None:
         raw = bytearray(b"".join(requests))
@@ -348,7 +348,7 @@ async def test_whatever_comes_is_answered_or_refused_as_the_app_does(both: Both)
 
 
 async def test_requests_come_in_any_pieces(both: Both) -> None:
-    @settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=50, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.sampled_from(PLAIN + OTHER), max_size=4), st.lists(st.integers(0, 300), max_size=3))
     def compare(targets: list[bytes], cuts: list[int]) -> None:
         raw = b"".join(get(target) for target in targets)

@@ -183,7 +183,7 @@ async def test_only_the_first_that_did_not_complete_are_named(ledger: SqliteLedg
     assert (shown.killed, shown.failed, shown.left) == (MOST_NAMED // 2, 3 * MOST_NAMED // 2, 0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_order_of_orders_and_ends_writes_each_callback_once_with_the_last_end(
     data: st.DataObject,

@@ -313,7 +313,7 @@ def booting(s: Snapshot) -> int:
     return sum(m.state is not MachineState.ENDING for m in s.machines)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_snapshots())
 def test_whatever_is_seen(s: Snapshot) -> None:
     actions = decide(s)

@@ -64,7 +64,7 @@ def forecast(
     return made
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     waiting=st.dictionaries(st.integers(1, 6), st.integers(1, 12), min_size=1, max_size=5),
     going=st.lists(st.tuples(st.integers(1, 6), st.floats(0, 200)), max_size=4),

@@ -54,7 +54,7 @@ USERS = st.frozensets(st.sampled_from(NAMES), min_size=1)
 CLAIMS = st.dictionaries(st.sampled_from(NAMES[:3]), st.integers(1, 4), max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CLAIMS, st.lists(USERS, min_size=1, max_size=9), st.sampled_from(NAMES))
 def test_who_may_take_what_is_the_models(claims: dict[str, int], slots: Slots, service: str) -> None:
     kept = KeptSlots(claims, Counter(slots))
@@ -63,7 +63,7 @@ def test_who_may_take_what_is_the_models(claims: dict[str, int], slots: Slots, s
             assert kept.may_take(service, users) == (not spoils(claims, slots, service, number))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CLAIMS, st.lists(USERS, max_size=9), st.sampled_from(NAMES), st.randoms(use_true_random=False))
 def test_what_is_kept_is_what_cannot_be_taken_one_by_one(
     claims: dict[str, int], slots: Slots, service: str, rng: random.Random
@@ -83,7 +83,7 @@ def test_what_is_kept_is_what_cannot_be_taken_one_by_one(
     assert counted == len(usable)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(CLAIMS, st.lists(USERS, max_size=9))
 def test_who_has_a_claim_gets_any_slot_that_is_free_somewhere(claims: dict[str, int], slots: Slots) -> None:
     """However many claims there are: no two of them wait for each other."""
@@ -179,7 +179,7 @@ class Play:
         ]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(HOUSES, st.integers(0, 2**32))
 def test_kept_slots_are_never_taken_and_no_other_is_left_idle(house: House, seed: int) -> None:
     rng, play, fits = random.Random(seed), Play(house), house.fits()
@@ -213,7 +213,7 @@ def test_kept_slots_are_never_taken_and_no_other_is_left_idle(house: House, seed
         assert all(count <= 3 for count in users.values())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(HOUSES, st.integers(0, 2**32))
 def test_nobody_starves_whose_nodes_have_one_slot_more_than_is_kept(house: House, seed: int) -> None:
     """Though jobs of those for whom slots are kept never cease to come."""

@@ -158,7 +158,7 @@ PRIORITISED = st.integers(0, 2**32).map(lambda seed: random_events(seed, priorit
 
 
 @pytest.mark.parametrize("limits", [LIMITS, WEIGHTED], ids=["plain", "weighted"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events=st.one_of(EVENTS, PRIORITISED))
 def test_rows_give_what_the_model_gives(limits: dict[str, ServiceLimits], events: list[Event]) -> None:
     queue, model, clock = QueueManager(limits), Model(limits), 100
@@ -192,7 +192,7 @@ def test_rows_give_what_the_model_gives(limits: dict[str, ServiceLimits], events
             assert (queue.next(job.service) != job.id) or why.position == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from("aab?"), st.sampled_from(REQUIRED)), max_size=60),
     EVENTS,
@@ -233,7 +233,7 @@ def test_a_queue_that_is_filled_goes_on_as_one_that_has_seen_each_row(
         assert told[0] == told[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(EVENTS)
 def test_what_is_offered_never_exceeds_a_quota(events: list[Event]) -> None:
     """Rows that come from elsewhere may exceed one (it was lowered); an offer never does."""
@@ -259,7 +259,7 @@ def test_what_is_offered_never_exceeds_a_quota(events: list[Event]) -> None:
             rows[job_id] = taken
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(EVENTS)
 def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
     queue, model = QueueManager(LIMITS), Model(LIMITS)
@@ -287,7 +287,7 @@ def test_demand_is_what_could_be_taken_one_by_one(events: list[Event]) -> None:
     assert queue.demand("?").runnable == queue.demand("never heard of").runnable == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(EVENTS)
 def test_what_is_required_parts_the_queue_and_not_the_quotas(events: list[Event]) -> None:
     queue, model = QueueManager(LIMITS), Model(LIMITS)

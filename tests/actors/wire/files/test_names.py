@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.wire.errors import BadRequest
@@ -163,7 +163,6 @@ PIECE = st.text(
 ) | st.sampled_from(["d", "\ufffd", "e\u0301", "é", "a\\b", "-", "*", "x.", " ", "C:"])
 
 
-@settings(deadline=None)
 @given(names=st.lists(PIECE, min_size=1, max_size=8), depth=st.integers(1, 110))
 @example(names=["d"], depth=100)
 @example(names=["d"], depth=101)

@@ -436,7 +436,7 @@ def _versions(zipped: bytes, archive: zipfile.ZipFile | None = None) -> dict[str
     st.lists(st.tuples(st.integers(0, 5), st.integers(-2, 2), st.binary(max_size=9)), max_size=5),
     st.integers(0, 3 << 20),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_holes_are_what_was_there(writes: list[tuple[int, int, bytes]], size: int) -> None:
     with TemporaryDirectory() as where:
         path = Path(where) / "x"
@@ -524,7 +524,7 @@ async def test_a_zip_that_differs_from_its_manifest_is_refused_by_name(
             check_zip(path, [*entries[:n], replace(entry, **other), *entries[n + 1 :]])  # type: ignore[arg-type]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 async def test_a_damaged_zip_is_refused_or_still_the_same(data: st.DataObject) -> None:
     with TemporaryDirectory() as directory:

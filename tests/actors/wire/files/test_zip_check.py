@@ -57,7 +57,7 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(cuts=st.lists(st.integers(0, 1 << 24), max_size=20))
 @example(cuts=[43])  # before the first byte of a link's target
 @example(cuts=[44, 45])
@@ -98,7 +98,7 @@ def test_what_does_not_shrink_is_left_as_it_is_and_what_does_is_not(job: Path) -
     assert sizes["holes"] < 1_100_000
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_zip_is_not_sound_unless_the_other_check_says_so_too(data: st.DataObject) -> None:
     with TemporaryDirectory() as where:

@@ -117,7 +117,6 @@ def test_two_that_have_one_secret_hear_each_other() -> None:
     assert [message.kind for message in carry(theirs, ours)] == ["picture"]
 
 
-@settings(deadline=None)
 @given(
     st.text(max_size=10).filter(lambda kind: kind not in {"offer", "proof", "closed"}) | st.just("hello"),
     st.sampled_from(Lane),

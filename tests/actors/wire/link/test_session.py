@@ -94,7 +94,7 @@ def test_a_newer_one_that_still_speaks_ours_is_met() -> None:
     assert ours.peer is not None and ours.peer.version == 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(Lane), messages), max_size=12))
 def test_what_is_said_arrives_whole_once_and_in_the_order_of_its_lane(
     said: list[tuple[Lane, Message]],
@@ -111,7 +111,7 @@ def test_what_is_said_arrives_whole_once_and_in_the_order_of_its_lane(
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 8), st.lists(messages, min_size=1, max_size=3))
 def test_what_is_urgent_goes_out_next_and_orders_wait_for_one_frame_of_results(
     begun: int, results: list[Message]
@@ -134,7 +134,7 @@ class Asked:
     told: list[str] = field(default_factory=list)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from(Lane), messages), min_size=1, max_size=8),
     st.integers(0, 30),
@@ -211,7 +211,7 @@ def test_what_is_taken_in_is_bounded() -> None:
         theirs.receive(bytes(MAX_FRAME + 1))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_whatever_comes_is_taken_in_or_refused_as_garbled(frames: list[bytes]) -> None:
     _, theirs = met()
