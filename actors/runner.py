@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -37,9 +37,6 @@ NO_SLOT: Final = "no slot was free for it in time"
 
 FREEZE_TRIES: Final = 20
 """About a minute."""
-
-BRIEF: Final = 0.03
-"""Seconds within which a script may be over before anybody has been told that it runs."""
 
 
 class Cause(StrEnum):
@@ -118,8 +115,7 @@ class RunnerMailbox(Mailbox):
 
 class Runner(Actor):
     """See the module. `slots` None: whatever is sent runs at once. `grace` is the time in seconds between
-    SIGTERM and SIGKILL. That a script runs is recorded after `brief` seconds; of one that is over by then,
-    together with its end, so that it is told in one message and its orchestrator commits once."""
+    SIGTERM and SIGKILL."""
 
     def __init__(
         self,
@@ -132,7 +128,6 @@ class Runner(Actor):
         rng: Random,
         slots: int | None = None,
         grace: float = 5.0,
-        brief: float = BRIEF,
         tick: float = 0.5,
     ) -> None:
         super().__init__(mailbox, nursery, tick=tick)
@@ -145,7 +140,6 @@ class Runner(Actor):
         self._rng = rng
         self._slots = slots
         self._own_grace = grace
-        self._brief = brief
         self._seen = 0
         self._read_at = -math.inf
         self._complaint = Complaint(log)
@@ -253,17 +247,12 @@ class Runner(Actor):
                 await self._end_unstarted(payload, give_back)
                 return
             found = await (self._adopt(payload) if adopt else self._start(payload, watch))
-            unrecorded: list[PayloadMove] = []
             while not isinstance(found, RunResult):
                 if payload.status is Status.PREPARED:
                     payload, began = _begin(payload, found)
-                    found = await self._wait_briefly(payload, watch, found)
-                    if isinstance(found, RunResult):
-                        unrecorded.append(began)
-                        break
-                    await self._record(payload, [began])
+                    await self._record(payload, began)
                 found = await self._until_end(payload, watch, found)
-            await self._record_end(payload, watch, found, unrecorded)
+            await self._record_end(payload, watch, found)
             self._inbox.begun.discard(payload.key)
         finally:
             self._watched.pop(payload.key, None)
@@ -276,7 +265,7 @@ class Runner(Actor):
         if give_back:
             end = replace(end, status=Status.FAILED, message=NO_SLOT, failure=Failure.NOT_RUN)
         move = PayloadMove(payload.key, Status.PREPARED, end.status, end=end, lost=give_back)
-        await self._record(payload, [move])
+        await self._record(payload, move)
 
     async def _start(self, payload: Payload, watch: _Watch) -> Running | RunResult:
         backoff = self._backoff()
@@ -314,16 +303,6 @@ class Runner(Actor):
         else:
             log.error("payload %s: %s", payload.key, what, exc_info=error, extra=payload.about)
 
-    async def _wait_briefly(self, payload: Payload, watch: _Watch, running: Running) -> Running | RunResult:
-        """How a script has ended that was over at once; else it runs."""
-        if self._brief and not watch.stop:
-            with trio.move_on_after(min(self._brief, _time_left(payload, running))) as watch.waiting:
-                try:
-                    return await running.wait()
-                except Exception as error:
-                    self._complain(payload, "watching it went wrong", error)
-        return running
-
     async def _until_end(self, payload: Payload, watch: _Watch, running: Running) -> Running | RunResult:
         """Wait for the end of a run, and stop it when there is a cause. A `Running` when its turn has come,
         and when the watching itself went wrong."""
@@ -353,10 +332,7 @@ class Runner(Actor):
                 await self._closing.wait()
                 nursery.start_soon(running.stop, self._grace())
 
-    async def _record_end(
-        self, payload: Payload, watch: _Watch, result: RunResult, before: Sequence[PayloadMove]
-    ) -> None:
-        """`before`: moves that are recorded along, first."""
+    async def _record_end(self, payload: Payload, watch: _Watch, result: RunResult) -> None:
         cause = watch.cause or _earlier_cause(payload, watch, result)
         if cause is None and result.refused and self._closing.is_set():
             # Who takes the machine away ends what was about to start it, too.
@@ -367,8 +343,9 @@ class Runner(Actor):
         if result.refused and end.failure is Failure.NODE:
             failed = "attempt %d of job %d %s; the node is to blame, not the job"
             log.warning(failed, payload.n, payload.job_id, end.message, extra=payload.about)
-        move = PayloadMove(payload.key, payload.status, end.status, end=end, lost=lost)
-        await self._record(payload, [*before, await self._close(payload, move, end)])
+        pid, started_at = result.pid, result.started_at
+        move = PayloadMove(payload.key, payload.status, end.status, pid, started_at, end, lost)
+        await self._record(payload, await self._close(payload, move, end))
 
     async def _close(self, payload: Payload, move: PayloadMove, end: End) -> PayloadMove:
         """The move to the end with what there is to be collected. A full disk is waited for; what lasts
@@ -390,20 +367,19 @@ class Runner(Actor):
                 self._complain(payload, "no manifest yet", error)
             await trio.sleep(backoff.next())
 
-    async def _record(self, payload: Payload, moves: Sequence[PayloadMove]) -> None:
+    async def _record(self, payload: Payload, move: PayloadMove) -> None:
         backoff = self._backoff()
         while True:
             try:
-                recorded = await self._payloads.record(moves)
+                (done,) = await self._payloads.record([move])
             except (OSError, RuntimeError) as error:
                 if not isinstance(error, OSError) and not is_passing(error):
                     raise
                 self._complain(payload, "not recorded yet", error)
             else:
-                for move, done in zip(moves, recorded, strict=True):
-                    if not done:
-                        was_not = "payload %s was not %s any more"
-                        log.error(was_not, payload.key, move.source, extra=payload.about)
+                if not done:
+                    was_not = "payload %s was not %s any more"
+                    log.error(was_not, payload.key, move.source, extra=payload.about)
                 return
             await trio.sleep(backoff.next())
 

@@ -73,16 +73,19 @@ class PayloadMove:
     written: bool = False
 
 
+change_move: Final = make_changer(PayloadMove)
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended, as the kernel tells it. `refused` is set when nothing could be started (the reason);
-    `refused_by` is NODE then for a fault there, LOST if the node went down meanwhile, and BATCH_SYSTEM if
-    that does not take what the job asks for, which alone is for good. `supervision_killed` when its shepherd
-    died and all of it was killed; `asked` when this node, or an earlier process of it, had asked for its end;
-    `lost` when the machine's own end took it; `unreadable` when what would tell its end is damaged. `told`:
-    what a batch system says of an end that is no success. `exceeded` names the limit that it was over as
-    `JobLimits` does, or is `machine_memory`. `loss` says what of its output is lost: then it is no
-    success."""
+    """How a run ended, as the kernel tells it. `pid`: of one that was over at once. `refused` is set when
+    nothing could be started (the reason); `refused_by` is NODE then for a fault there, LOST if the node went
+    down meanwhile, and BATCH_SYSTEM if that does not take what the job asks for, which alone is for good.
+    `supervision_killed` when its shepherd died and all of it was killed; `asked` when this node, or an
+    earlier process of it, had asked for its end; `lost` when the machine's own end took it; `unreadable` when
+    what would tell its end is damaged. `told`: what a batch system says of an end that is no success.
+    `exceeded` names the limit that it was over as `JobLimits` does, or is `machine_memory`. `loss` says what
+    of its output is lost: then it is no success."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -102,3 +105,4 @@ class RunResult:
     lost: bool = False
     unreadable: bool = False
     told: str = ""
+    pid: int = 0

@@ -90,7 +90,8 @@ JOB: Final[dict[Status, frozenset[Status]]] = {
 }
 
 PAYLOAD: Final[dict[Status, frozenset[Status]]] = {
-    _S.PREPARED: frozenset({_S.RUNNING, _S.INVALID, _S.FAILED, _S.KILLED}),
+    # Completed: its script was over before anybody was told that it runs.
+    _S.PREPARED: frozenset({_S.RUNNING}) | ENDED,
     _S.RUNNING: frozenset({_S.COMPLETED, _S.FAILED, _S.INVALID, _S.KILLED}),
     _S.COMPLETED: frozenset(),
     _S.FAILED: frozenset(),

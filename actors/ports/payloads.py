@@ -49,7 +49,7 @@ class Runs(Protocol):
         ...
 
     async def start(self, payload: Payload) -> Running | RunResult:
-        """A result at once when nothing could be started."""
+        """A result at once when nothing could be started, or what was is over already."""
         ...
 
     async def adopt(self, payload: Payload) -> Running | RunResult:

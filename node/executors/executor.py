@@ -135,6 +135,11 @@ class Run(Protocol):
         """When it started, in seconds since the machine did, sleep included; None: as that process did."""
         ...
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known to have ended, so that `wait` need not wait."""
+        ...
+
     async def wait(self) -> RunEnd:
         """Return when the payload has ended and nothing of it is left.
 

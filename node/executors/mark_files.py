@@ -48,6 +48,8 @@ ABANDONED = b"abandoned\n"
 
 STARTED, ENDED = b"started\n", b"ended\n"
 """What a shepherd says to its agent before a run mark, and before an end mark."""
+BRIEF = 0.03
+"""Seconds within which a script may be over before a shepherd has said that it runs: it says both at once."""
 
 HOLD = 0.5
 """Seconds for which an end is held back that SIGKILL or SIGTERM made and nobody of ours ordered. Who takes a

@@ -12,9 +12,10 @@ CONTROL is a SOCK_SEQPACKET socket to the agent. First the spawner says which is
 message is one request (`exec_script.Request`) and brings one descriptor: a SOCK_SEQPACKET connection on which
 the shepherd answers with `failed STAGE ERRNO WORDS`, which is its last word, or with the line `started` and
 the run mark; then with the line `ended` and the end mark, when it is ready for another request, on the same
-connection. LOCK is held by the one spawner of its directory, in which `view` is an empty one. FACTS is a
-descriptor of a file: the tier (`tier_facts.TierFacts`). GROUPS is `none` where no control groups are to be
-made, else `groups`; those that can be are named behind the isolation.
+connection. Of a script that is over at once it says both in one message. LOCK is held by the one spawner of
+its directory, in which `view` is an empty one. FACTS is a descriptor of a file: the tier
+(`tier_facts.TierFacts`). GROUPS is `none` where no control groups are to be made, else `groups`; those that
+can be are named behind the isolation.
 
 What a child of a fork touches is copied for it, page by page, and that is most of what it costs: so the
 spawner does what can be done before, and a shepherd does little, with the plainest means.
@@ -153,12 +154,16 @@ class Shepherd:
                 return
             if not begun:
                 return
-            end = watch.finish()
-            if not self.host.namespaced:
-                return
+            try:
+                end = watch.finish()
+            except OSError:
+                watch.say()  # Or it would count as one that has not begun.
+                raise
             # Before it is told: from then on no payload is ended by a signal to us, nor found by our name.
             namespaces.be_called(_IDLE)
-            answer(_CONNECTION, mark_files.ENDED + end)
+            watch.say(mark_files.ENDED + end)
+            if not self.host.namespaced:
+                return
             close_all_from(first, self.host.tier.kept)
             try:
                 self._mounts.leave_copy()
@@ -181,6 +186,7 @@ class Watch:
         self._logs = {output.reader: output, errors.reader: errors}
         self._shepherd, self._host = shepherd, shepherd.host
         self._started = self._begun = 0.0
+        self._unsaid = b""
 
     def begin(self) -> bool:
         """Start the script; False when that failed, which has then been said. Raises `OSError` before."""
@@ -208,8 +214,15 @@ class Watch:
             # The mark first: who hears the answer may look for it at once.
             mark = {"key": request.key, "nonce": request.nonce, "failed": trouble}
             self._end.publish(mark_files.pack(mark))
-        answer(_CONNECTION, f"failed {trouble}".encode() if trouble else mark_files.STARTED + self._mark)
+            answer(_CONNECTION, f"failed {trouble}".encode())
+        self._unsaid = mark_files.STARTED + self._mark
         return not trouble
+
+    def say(self, end: bytes = b"") -> None:
+        """Tell the agent that it has started, if that was not told, and how it has ended."""
+        if said := self._unsaid + end:
+            answer(_CONNECTION, said)
+        self._unsaid = b""
 
     def _start_script(self) -> str:
         """The mark is there before its first command. What went wrong, as `StartError` says it."""
@@ -289,6 +302,7 @@ class Watch:
         awaited = select.poll()
         for descriptor in (signals, *self._logs):
             awaited.register(descriptor, select.POLLIN)
+        said_by: float | None = time.monotonic() + mark_files.BRIEF
         deadline: float | None = None
         ended, duration, asked = 0.0, 0.0, False
         anything_left = True  # Of what has ended by now there is a signal.
@@ -303,13 +317,13 @@ class Watch:
                 or (deadline is not None and now >= deadline)
             ):
                 break
-            due = deadline
-            if watch is not None:
-                exceeded = watch.look()
-                if exceeded:
-                    break
-                look = watch.due()
-                due = look if due is None or (look is not None and look < due) else due
+            if said_by is not None and now >= said_by:
+                self.say()
+                said_by = None
+            if watch is not None and (exceeded := watch.look()):
+                break
+            dues = (deadline, said_by, None if watch is None else watch.due())
+            due = min((due for due in dues if due is not None), default=None)
             self._carry(awaited, None if due is None else max(0.0, due - now))
             number, outside = namespaces.read_signal(signals) or (signal.SIGCHLD, False)
             anything_left = tree.reap()
@@ -333,6 +347,7 @@ class Watch:
         if self._group is not None:
             self._group.remove()
         if not asked and not exceeded and tree.status is not None and mark_files.was_killed(tree.status):
+            self.say()  # Who does not know that it has started tells nobody to end it.
             asked = _is_told_to_end(signals, self._host.namespaced)
         return ended, duration, asked, exceeded
 

@@ -240,13 +240,15 @@ class ShepherdedRun:
     def alive(self) -> bool:
         """Whether the shepherd is there; the end mark is worth nothing before it has gone, or has turned to
         another payload."""
-        return not self._has_ended() and self._mark.watched(self._spec.key)
+        return not self.is_over and self._mark.watched(self._spec.key)
 
-    def _has_ended(self) -> bool:
+    @property
+    def is_over(self) -> bool:
         return self._leash is not None and self._leash.ended
 
     async def wait(self) -> RunEnd:
-        await self._wait()
+        if not self.is_over:
+            await self._wait()
         end = await self.end()
         if end.supervision_killed:
             # Who takes a machine away kills its node, too.
@@ -259,7 +261,7 @@ class ShepherdedRun:
 
     def _send(self, number: signal.Signals) -> None:
         """Nothing can come between: what has not been seen to end is still what its shepherd heeds."""
-        if not self._has_ended():
+        if not self.is_over:
             self._mark.shepherd.send(number)
 
     async def end(self) -> RunEnd:

@@ -21,6 +21,7 @@ from actors.store.repair import set_aside
 from node.confinement.tier_facts import TierFacts
 from node.executors import mark_files
 from node.executors.executor import ExecutorError
+from node.executors.namespaces import SUBREAPER
 
 _log = logging.getLogger(__name__)
 _PROGRAM: Final = Path(__file__).with_name("shepherd.py")
@@ -31,7 +32,7 @@ VIEW: Final = "view"
 _LOG_MOST: Final = 1 << 20
 """Bytes that it may have when a spawner begins."""
 _READY_WITHIN: Final = 15.0
-_ANSWER: Final = 2048
+_ANSWER: Final = 4096
 """Bytes of a shepherd's answer at most: a mark, for which it takes half as many on the disk."""
 _RESTART_WITHIN: Final = 10.0
 """How long a start waits for a new spawner."""
@@ -76,12 +77,13 @@ class Leash:
                     said = await _hear(self._connection)
                 except trio.ClosedResourceError:
                     said = b""
-                self._said(said)
+                self.hear(said)
         finally:
             self._reading.release()
         return self.ended
 
-    def _said(self, said: bytes) -> None:
+    def hear(self, said: bytes) -> None:
+        """What the shepherd has said of the end; nothing when it is gone."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -95,7 +97,7 @@ class Leash:
 
     def close(self) -> None:
         """Let the shepherd end with its payload."""
-        self._said(b"")
+        self.hear(b"")
 
 
 async def _hear(connection: socket.socket) -> bytes:
@@ -283,8 +285,10 @@ class Spawner:
         if not said.startswith(mark_files.STARTED):
             connection.close()
             return os.fsdecode(said) or None, None
-        mark = said[len(mark_files.STARTED) :]
+        mark, ended, end = said[len(mark_files.STARTED) :].partition(mark_files.ENDED)
         leash = self._leashes[key] = Leash(self, key, connection, served + 1, mark)
+        if ended:
+            leash.hear(ended + end)
         return "started", leash
 
     def let_go(self, key: str) -> None:
@@ -325,7 +329,7 @@ class Spawner:
 
     def keep(self, connection: socket.socket, served: int) -> None:
         """For a payload to come."""
-        if served >= _SERVES or len(self._idle) >= _IDLE:
+        if self.isolation == SUBREAPER or served >= _SERVES or len(self._idle) >= _IDLE:
             connection.close()
         else:
             self._idle.append((connection, served))

@@ -63,19 +63,24 @@ class WriteThrough:
         if payload.end is None:
             if payload.status is Status.RUNNING:
                 self._running.add(key)
-                if self._ask_at == math.inf:
-                    self._ask_at = trio.current_time() + EVERY
-                    self._alarm.set(self._ask_at)
+                self._ask_soon()
             return
         self._running.discard(key)
         if released:
             self._leave(key)
-        elif not payload.through and key not in self._records.written:
+            return
+        self._ask_soon()  # Of what was over at once nobody has heard that it runs.
+        if not payload.through and key not in self._records.written:
             if key not in self._waiting:
                 self._waiting[key] = due = trio.current_time() + WITHIN
                 self._alarm.set(due)
             if payload.end.size > STEP:
                 self._large.add(key)
+
+    def _ask_soon(self) -> None:
+        if self._ask_at == math.inf:
+            self._ask_at = trio.current_time() + EVERY
+            self._alarm.set(self._ask_at)
 
     def _leave(self, key: str) -> None:
         self._waiting.pop(key, None)

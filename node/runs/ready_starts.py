@@ -77,7 +77,9 @@ def needs_card(grants: Grants) -> bool:
 def make_places(directory: Path | str) -> None:
     """Make what a payload's directory has besides its files when it is started. Blocks. Raises `OSError`."""
     for name in (PROGRESS, HOME):
-        with suppress(FileExistsError):
+        try:
             os.mkdir(f"{directory}/{name}", 0o700)
+        except FileExistsError:
+            continue
     # There, so that its end finds room for it however many files the script makes.
     write_plainly(f"{directory}/{MANIFEST}", b"")

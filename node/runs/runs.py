@@ -18,8 +18,8 @@ import trio
 
 from actors.domain.batch_request import NOTHING_REQUESTED, request_to_json
 from actors.domain.failure import Failure
-from actors.domain.job import End
-from actors.domain.payload import UNKNOWN, Payload, PayloadMove, RunResult
+from actors.domain.job import End, change_end
+from actors.domain.payload import UNKNOWN, Payload, PayloadMove, RunResult, change_move
 from actors.domain.progress import BatchStand
 from actors.domain.status import Status
 from actors.ports.payloads import Running
@@ -119,12 +119,11 @@ class ExecutorRuns:
         return needs_card(self._grants_of(payload.service))
 
     async def start(self, payload: Payload) -> Running | RunResult:
-        spec = self._spec(payload)
         intended: tuple[ScriptCheck, ExecutorError | None] | None
         if (options := self._ready.take(payload)) is not None:
             intended = ScriptCheck(options=options), None
         else:
-            intend = partial(self._intend, spec, payload)
+            intend = partial(self._intend, self._spec(payload), payload)
             intended = await self._threads.run(self._reserve.attempt, intend)
         if intended is None:
             # An earlier life of the Runner set out to start it and did not come to say so.
@@ -138,7 +137,7 @@ class ExecutorRuns:
         try:
             if trouble is not None:
                 raise trouble
-            run = await self._executor.start(_with_card(replace(spec, options=checked.options), card))
+            run = await self._executor.start(_with_card(self._spec(payload, checked.options), card))
         except StartedBefore:
             return await self.adopt(payload)  # the word that was left of it is lost
         except ExecutorError as why:
@@ -150,6 +149,8 @@ class ExecutorRuns:
             if isinstance(found, RunResult) and found.refused:
                 return replace(found, refused=error.strerror or str(error), refused_by=Failure.NODE)
             return found
+        if run.is_over:
+            return _result(await run.wait(), checked.note, run.pid)
         return self._follow(payload, run, checked.note)
 
     async def _find_card(self, key: str) -> Card | None:
@@ -223,7 +224,7 @@ class ExecutorRuns:
         freeze = partial(freeze_manifest, directory, self._result_limit, through=payload.through)
         frozen = self._reserve.attempt(freeze)
         end = self._end_with(frozen, payload, move.end)
-        move = replace(move, target=end.status, end=end, written=True)
+        move = change_move(move, target=end.status, end=end, written=True)
         said = progress_file.read(directory)
         try:
             self._write_end(payload, move)
@@ -244,7 +245,7 @@ class ExecutorRuns:
             if payload.batch_request != NOTHING_REQUESTED and not self._executor.outlives_machine:
                 said.append(_say_unheeded(payload))
             said.append(frozen.gone)
-        end = replace(end, size=frozen.size, message="; ".join(filter(None, said)))
+        end = change_end(end, size=frozen.size, message="; ".join(filter(None, said)))
         return without_results(end, frozen.too_many) if frozen.too_many else end
 
     def _explain(self, service: str, exit_code: int, directory: Path) -> str:
@@ -273,7 +274,7 @@ class ExecutorRuns:
 
         return tell
 
-    def _spec(self, payload: Payload) -> RunSpec:
+    def _spec(self, payload: Payload, options: tuple[str, ...] = ()) -> RunSpec:
         directory = self._workspace.directory(payload.key).absolute()
         home = f"{directory}/{HOME}"
         environment = {
@@ -291,6 +292,7 @@ class ExecutorRuns:
             directory,
             environment,
             self._grace,
+            options,
             log_limit=self._log_limit,
             limits=payload.limits,
             batch_request=payload.batch_request,
@@ -336,11 +338,8 @@ class _PayloadRun:
         if may_queue(self._run):
             return await self._wait_in_queue(self._run)
         # Of a short script nothing is noted, and what it says is read at its end: to watch it would cost more
-        # than it does. Who waits for less than that has a deadline that is enough.
-        short = trio.current_time() + SHORT
-        if trio.current_effective_deadline() <= short:
-            return _result(await self._run.wait(), self._note)
-        with trio.move_on_at(short):
+        # than it does.
+        with trio.move_on_after(SHORT):
             return _result(await self._run.wait(), self._note)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
@@ -397,7 +396,7 @@ def _note(directory: Path) -> str | None:
     return note if isinstance(note, str) else ""
 
 
-def _result(end: RunEnd, note: str) -> RunResult:
+def _result(end: RunEnd, note: str, pid: int = 0) -> RunResult:
     if end.never_started:
         by = Failure.LOST if not end.told else Failure.NODE if end.lost else Failure.BATCH_SYSTEM
         return RunResult(refused=end.told or NEVER_STARTED, refused_by=by, note=note)
@@ -418,4 +417,5 @@ def _result(end: RunEnd, note: str) -> RunResult:
         unreadable=end.unreadable,
         note="; ".join(filter(None, (over, note))),
         loss=f"{end.unwritten} bytes of its logs could not be written" if end.unwritten else "",
+        pid=pid,
     )

@@ -62,7 +62,7 @@ NOT_TAKEN = RunResult(refused="no such queue", refused_by=Failure.BATCH_SYSTEM)
 
 
 class World:
-    def __init__(self, slots: int | None = None, grace: float = 5.0, brief: float = 0.0) -> None:
+    def __init__(self, slots: int | None = None, grace: float = 5.0) -> None:
         self.table = MemoryPayloads()
         self.runs = FakeRuns()
         self.runner = RunnerMailbox()
@@ -74,7 +74,6 @@ class World:
             rng=random.Random(1),
             slots=slots,
             grace=grace,
-            brief=brief,
         )
         self.table.bell = self.runner.ring
 
@@ -141,42 +140,21 @@ async def test_what_has_ended_before_it_was_started_is_not_started(autojump_cloc
     assert world.runs.started == [KEY]
 
 
-async def test_that_a_script_runs_is_recorded_with_the_end_of_one_that_is_over_at_once(
-    autojump_clock: MockClock,
-) -> None:
-    world, other = World(brief=0.03), payload(2).key
-    all_of_it = [(key, status) for key in (KEY, other) for status in (Status.RUNNING, Status.COMPLETED)]
+async def test_of_what_is_over_at_once_the_end_alone_is_recorded(autojump_clock: MockClock) -> None:
+    world = World()
+    over = RunResult(exit_code=0, started_at=50.0, ended_at=60.0, pid=101)
+    world.runs.at_start = lambda _payload: over
     async with world.going():
         world.table.put(payload())
-        await trio.sleep(0.02)
-        assert world.table.moves == [] and world.runs.started == [KEY]
-        world.runs.running[KEY].end(RunResult(exit_code=0, ended_at=60.0))
-        await trio.sleep(0.001)
-        world.table.put(payload(2))
-        await trio.sleep(0.04)
-        assert world.table.moves == all_of_it[:3], "the other one runs"
-        world.runs.running[other].end(RunResult(exit_code=0, ended_at=60.0))
-    assert world.table.moves == all_of_it
+    assert world.table.moves == [(KEY, Status.COMPLETED)] and world.told() == (Status.COMPLETED, "")
     assert (world.table.rows[KEY].pid, world.table.rows[KEY].started_at) == (101, 50.0)
-
-
-async def test_what_is_cancelled_before_it_was_told_to_run_is_stopped_at_once(
-    autojump_clock: MockClock,
-) -> None:
-    world = World(brief=3600.0)
-    async with world.going():
-        world.table.put(payload())
-        await trio.sleep(1.0)
-        world.table.cancel(KEY)
-        await trio.sleep(1.0)
-        assert world.runs.running[KEY].stopped == [5.0]
-    assert world.told() == (Status.KILLED, "terminated")
 
 
 async def test_what_an_earlier_life_has_started_is_ended_before_it_is_told_as_killed(
     autojump_clock: MockClock,
 ) -> None:
-    world = World(brief=3600.0)
+    world = World()
+    world.runs.slow = True
     async with world.going():
         world.table.put(payload())
         await wait_all_tasks_blocked()
@@ -187,15 +165,6 @@ async def test_what_an_earlier_life_has_started_is_ended_before_it_is_told_as_ki
         assert world.runs.adopted == [KEY] and world.runs.running[KEY].stopped == [5.0]
         assert not world.runner.begun
     assert world.told() == (Status.KILLED, "terminated")
-
-
-async def test_its_limit_of_time_holds_before_it_was_told_to_run(autojump_clock: MockClock) -> None:
-    world = World(brief=3600.0)
-    async with world.going():
-        world.table.put(payload(max_runtime=10.0))
-        await trio.sleep(10.1)
-        assert world.runs.running[KEY].stopped == [5.0]
-    assert world.told() == (Status.FAILED, "timed out after 10 s")
 
 
 async def test_what_was_read_before_an_end_does_not_bring_the_run_back(autojump_clock: MockClock) -> None:

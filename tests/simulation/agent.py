@@ -22,6 +22,7 @@ from actors.kernel.actor import live
 from actors.ports.payloads import Running
 from actors.ports.world import Clock
 from actors.runner import Runner, RunnerMailbox
+from node.executors.mark_files import BRIEF
 from node.payloads.records import RELEASE, StoredPayload, known_of
 from node.payloads.recovery import take_up
 from node.payloads.rows import Row, apply_move
@@ -249,7 +250,10 @@ class Agent:
         self.enter()
         if files.process is not None or files.given_up:
             return await self.adopt(payload)
-        return _Run(self, payload.key, self._begin_process(payload, files))
+        run = _Run(self, payload.key, self._begin_process(payload, files))
+        with trio.move_on_after(BRIEF):
+            return await run.wait()
+        return run
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         await trio.lowlevel.checkpoint()

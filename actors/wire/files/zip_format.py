@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 STORED: Final = 0
@@ -113,7 +114,7 @@ class Records:
         mtime = member.mtime
         if not _EARLIEST <= mtime <= _LATEST:
             mtime = _EARLIEST if mtime < _EARLIEST else _LATEST
-        fixed = (45 if is_64 else 20, flags, method, _dos_time(mtime))
+        fixed = (45 if is_64 else 20, flags, method, _dos_time(int(mtime)))
         # Exact and in UTC, but of 32 bits.
         extra = b"" if mtime > _LATEST_UNIX else _TIME.pack(b"UT", 5, 1, int(mtime))
         name = member.name.encode()
@@ -138,7 +139,8 @@ class Records:
         self._central.append(CENTRAL.pack(IS_CENTRAL, *told, *lengths, attributes, at) + name + extra)
 
 
-def _dos_time(mtime: float) -> int:
+@lru_cache(maxsize=64)  # what is in a zip was mostly written in the same second
+def _dos_time(mtime: int) -> int:
     at = datetime.fromtimestamp(mtime, UTC)
     date = at.day | at.month << 5 | at.year - 1980 << 9
     return date << 16 | at.second // 2 | at.minute << 5 | at.hour << 11

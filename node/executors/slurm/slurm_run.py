@@ -143,6 +143,7 @@ class SlurmRun:
 
     pid: Final = 0
     uptime: Final = None
+    is_over: Final = False
 
     def __init__(
         self,

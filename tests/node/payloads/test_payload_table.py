@@ -116,8 +116,8 @@ async def test_a_move_from_a_state_that_was_left_changes_nothing(tmp_path: Path)
 async def test_a_move_that_the_table_does_not_hold_is_a_defect(tmp_path: Path) -> None:
     async with opened(tmp_path) as table:
         await accept(table, tmp_path)
-        with pytest.raises(ValueError, match="Prepared to Completed"):
-            await table.record([PayloadMove(KEY, Status.PREPARED, Status.COMPLETED)])
+        with pytest.raises(ValueError, match="Prepared to Queued"):
+            await table.record([PayloadMove(KEY, Status.PREPARED, Status.QUEUED)])
 
 
 async def test_a_restarted_node_finds_running_and_ended_payloads_as_they_were(tmp_path: Path) -> None:

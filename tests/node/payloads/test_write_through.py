@@ -55,9 +55,9 @@ class Node:
     async def running(self, key: str) -> None:
         await self.table.record([PayloadMove(key, Status.PREPARED, Status.RUNNING, pid=1, started_at=5.0)])
 
-    async def ended(self, key: str, size: int = 0) -> None:
+    async def ended(self, key: str, size: int = 0, source: Status = Status.RUNNING) -> None:
         end = End(Status.COMPLETED, "", exit_code=0, ended_at=6.0, size=size)
-        await self.table.record([PayloadMove(key, Status.RUNNING, Status.COMPLETED, end=end)])
+        await self.table.record([PayloadMove(key, source, Status.COMPLETED, end=end)])
 
     async def through_all(self, key: str, *, owner: str = "o", through: bool = False) -> None:
         await self.accept(key, owner=owner, through=through)
@@ -242,6 +242,21 @@ async def test_while_anything_runs_the_disk_is_asked_from_time_to_time(
         await node.running(KEYS[0])
         await pass_seconds(node, mock_clock, 4 * EVERY + 1)
         assert [round(at - began) for at in times] == [5, 10, 15, 20]
+        nursery.cancel_scope.cancel()
+
+
+async def test_after_what_was_over_at_once_the_disk_is_asked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    async with opened(tmp_path) as node, trio.open_nursery() as nursery:
+        times = write_throughs(node.records, monkeypatch)
+        await nursery.start(node.writing.run)
+        began = trio.current_time()
+        await node.accept(KEYS[0])
+        await node.ended(KEYS[0], source=Status.PREPARED)
+        await node.table.release(KEYS[:1])
+        await pass_seconds(node, mock_clock, 30)
+        assert [round(at - began) for at in times] == [EVERY]
         nursery.cancel_scope.cancel()
 
 

@@ -32,6 +32,7 @@ class PretendedRun:
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         self.pid = 4321
+        self.is_over = False
         self.started_at = 1_700_000_000.0
         self.stubborn = False
         self._ended = trio.Event()

@@ -60,6 +60,8 @@ class FakeRuns:
         self.frozen: list[str] = []
         self.running: dict[str, FakeRun] = {}
         self.at_start: Callable[[Payload], RunResult | None] = lambda _payload: None
+        self.slow = False
+        """Whether nobody hears that something was started."""
         self.at_adopt: Callable[[Payload], RunResult | FakeRun | None] = lambda _payload: None
         self.freeze_fails: list[OSError] = []
         self.changed = trio.Event()
@@ -73,7 +75,10 @@ class FakeRuns:
     async def start(self, payload: Payload) -> Running | RunResult:
         await trio.lowlevel.checkpoint()
         self.started.append(payload.key)
-        return self.at_start(payload) or self._run(payload, FakeRun(len(self.started) + 100, 50.0))
+        run = self.at_start(payload) or self._run(payload, FakeRun(len(self.started) + 100, 50.0))
+        if self.slow:
+            await trio.sleep_forever()
+        return run
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
         await trio.lowlevel.checkpoint()
