@@ -78,9 +78,7 @@ class LedgerCursor:
     def is_new(self, job: Job) -> bool:
         """Whether this row is newer than what was seen of the job; it counts as seen from now on."""
         seq = job.change_seq
-        if seq == self._heard_to + 1 and not self._ahead:
-            self._heard_to = seq
-        elif seq > self._heard_to:
+        if seq > self._heard_to:
             self._hear(seq)
         if seq <= self._seen.get(job.id, self._read_to):
             return False

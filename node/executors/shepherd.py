@@ -216,6 +216,8 @@ class Watch:
             self._end.publish(mark_files.pack(mark))
             answer(_CONNECTION, f"failed {trouble}".encode())
         self._unsaid = mark_files.STARTED + self._mark
+        if not trouble and not self._host.namespaced:
+            self.say()  # Such a script may stop its shepherd: only who knows of it can have it go on.
         return not trouble
 
     def say(self, end: bytes = b"") -> None:
@@ -339,6 +341,7 @@ class Watch:
             deadline = until if deadline is None else min(deadline, until)
             tree.ask()
         if anything_left:
+            self.say()  # What the kernel waits for may not end.
             tree.end()
         if not ended:
             ended, duration = time.time(), time.monotonic() - self._begun

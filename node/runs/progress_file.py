@@ -99,8 +99,6 @@ def _line(text: str, before: Progress | None) -> Progress:
 def read(directory: Path) -> ProgressTail:
     """What a payload's file says. Blocks, but waits for nobody: what is no regular file, or cannot be read,
     says nothing."""
-    if not os.path.lexists(f"{directory}/{PROGRESS}/{FILE}"):
-        return ProgressTail()  # as mostly
     handles: list[int] = []
     try:
         # Neither is followed if it is a link: where a script may not look, it may not have us look.
