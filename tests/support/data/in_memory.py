@@ -28,6 +28,8 @@ def path_in_memory() -> Iterator[Path]:
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """In place of pytest's, for a folder whose `conftest.py` has it."""
+    """In place of pytest's, for a folder whose `conftest.py` has it; what is beside it is the test's own too."""
     with path_in_memory() as found:
-        yield found
+        own = found / "test"
+        own.mkdir()
+        yield own
