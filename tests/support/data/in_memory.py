@@ -28,7 +28,7 @@ def path_in_memory() -> Iterator[Path]:
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """In place of pytest's, for a folder whose `conftest.py` has it; what is beside it is the test's own too."""
+    """In place of pytest's, for a folder whose `conftest.py` has it. What is beside it is the test's, too."""
     with path_in_memory() as found:
         own = found / "test"
         own.mkdir()
