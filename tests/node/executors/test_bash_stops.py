@@ -150,15 +150,6 @@ async def test_a_script_commands_its_shepherd_only_without_a_namespace(executor,
         assert (await (await executor.start(spec)).wait()).exit_code == 5
 
 
-async def test_a_script_that_stops_its_shepherd_at_once_can_be_ended(executor, payloads, isolation):
-    """Where it can do that: its start is told before."""
-    spec = payloads.make("sleep 0.01; kill -STOP $PPID; NAP")
-    with trio.fail_after(60):
-        run = await executor.start(spec)
-        await run.stop(0.1)
-        assert (await run.wait()).asked
-
-
 async def test_what_a_script_leaves_is_told_of_before_it_is_waited_for(executor, payloads):
     with trio.fail_after(60):
         run = await executor.start(payloads.make("NAP & exit 3"))
