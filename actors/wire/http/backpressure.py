@@ -26,11 +26,33 @@ BUFFERED: Final = 512 * 1024
 """Bytes that wait for the handler before the network has to."""
 
 
+class _Gathered:
+    """In the place of Quart's bytearray, into and out of which each byte is copied."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def extend(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+
+    def clear(self) -> None:
+        self._pieces, self._size = [], 0
+
+
 class BoundedBody(TrioBody):
     """A body that can be waited on for room."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(expected_content_length, max_content_length)
+        self._data = cast(Any, _Gathered())
         self._taken = trio.Event()
 
     async def __anext__(self) -> bytes:
