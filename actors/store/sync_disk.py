@@ -8,6 +8,9 @@ import errno
 import os
 from typing import Final
 
+STEP: Final = 2 << 20
+"""Bytes of a large file after which the disk is given what was written."""
+
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 _BEGIN: Final = 2
@@ -37,3 +40,16 @@ def write_back(fd: int, waited: int, begun: int, written: int) -> None:
             number = ctypes.get_errno()
             if number not in _NOT_HERE:
                 raise OSError(number, os.strerror(number))
+
+
+class WriteBack:
+    """How far a file that is being written, from its begin on, has been given to the disk."""
+
+    def __init__(self) -> None:
+        self._waited = self._begun = 0
+
+    def note(self, fd: int, written: int) -> None:
+        """So many bytes of it are written now: with each `STEP` as `write_back` does, else nothing."""
+        if written - self._begun >= STEP:
+            write_back(fd, self._waited, self._begun, written)
+            self._waited, self._begun = self._begun, written

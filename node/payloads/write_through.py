@@ -23,10 +23,11 @@ from actors.domain.status import Status
 from actors.kernel.alarm import Alarm
 from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
+from actors.store.sync_disk import STEP
 from node.payloads.records import Records
 from node.payloads.rows import Row
 from node.payloads.table import PayloadTable
-from node.runs.large_files import STEP, write_large_back
+from node.runs.large_files import write_large_back
 
 log: Final = logging.getLogger("node.payloads")
 

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from actors.process.procfs import bytes_held_back
-from actors.store.sync_disk import write_back
+from actors.store.sync_disk import STEP, write_back
 from actors.wire.errors import SourceChanged
 from actors.wire.files.listing import OpenTree, TooManyEntries, list_tree
 
-STEP: Final = 8 << 20
-"""Bytes that the disk is given at a time."""
 LITTLE: Final = 4 * STEP
 """Bytes that the kernel may hold back of everybody's files for it not to be worth a look."""
 LONGEST: Final = 30.0

@@ -38,6 +38,7 @@ import trio
 from actors.process.kept_threads import KeptThreads
 from actors.store.durable import write_all
 from actors.store.repair import make_directory
+from actors.store.sync_disk import WriteBack
 from actors.wire.errors import BadRequest
 from actors.wire.files.names import PathSet, safe_path
 from node.executors import mark_files
@@ -190,7 +191,7 @@ class Incoming:
     def __init__(self, root: str, limiter: trio.CapacityLimiter, *, noted: bool = False) -> None:
         self._root = root
         self._noted = noted
-        self._arriving = Arriving()
+        self._arriving, self._write_back = Arriving(), WriteBack()
         self._large: dict[str, ReceivedFile] = {}
         self._limiter = limiter
         self._paths: dict[str, PathSet] = {}
@@ -300,9 +301,11 @@ class Incoming:
                     fd = os.open(path, _NEW if first else _MORE, 0o644)
                     opened = path
                 if first:
-                    self._arriving = Arriving()
+                    self._arriving, self._write_back = Arriving(), WriteBack()
                 write_all(fd, chunk)
                 self._arriving.add(chunk)
+                # Else the next small sync of somebody else's would wait for all of it.
+                self._write_back.note(fd, self._arriving.size)
             if fd >= 0:
                 self._leave(opened, fd)
         finally:

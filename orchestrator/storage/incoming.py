@@ -16,14 +16,11 @@ from typing import Final, TypeVar
 from isal import isal_zlib
 
 from actors.ports.storage import StorageError
-from actors.store.sync_disk import write_back
+from actors.store.sync_disk import WriteBack
 from orchestrator.storage.disk import Disk, StorageBusy
 
 WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
-
-STEP: Final = 8 << 20
-"""Bytes after which the disk is given what was written, so that it is not all of it at the end."""
 
 _NO_NAMES: Final = frozenset({"", ".", ".."})
 _AT_ONCE: Final = 16
@@ -109,9 +106,8 @@ class IncomingFile:
         self._fd: int | None = None
         self._pending: list[bytes] = []
         self._pending_size = 0
-        self._written = self._begun = self._waited = 0
-        """Bytes of it that are written, and of these what the disk has begun with, and is known to be through
-        with."""
+        self._written = 0
+        self._write_back = WriteBack()
         self._failed = False
         self._finished = False
         self.closed = False
@@ -207,9 +203,7 @@ class IncomingFile:
         assert self._fd is not None
         self._files.disk.write(self._fd, data)
         self._written += len(data)
-        if self._written - self._begun >= STEP:
-            write_back(self._fd, self._waited, self._begun, self._written)
-            self._waited, self._begun = self._begun, self._written
+        self._write_back.note(self._fd, self._written)
 
     def _let_go(self) -> None:
         fd, self._fd = self._fd, None

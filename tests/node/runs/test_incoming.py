@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from actors.store import sync_disk
+from actors.store.sync_disk import STEP
 from actors.wire.errors import BadRequest
 from node.payloads.operations import Arrival
 from node.payloads.records import Records
@@ -62,6 +64,23 @@ async def test_whole_files_and_pieces_go_where_they_belong(tmp_path: Path) -> No
     assert modes == [0o700, 0o755]
     await incoming.close()
     assert list((tmp_path / "incoming").iterdir()) == []
+
+
+async def test_large_files_are_given_to_the_disk_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the next sync of anybody would wait for all of them at once."""
+    given: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(sync_disk, "write_back", lambda fd, *step: given.append(step))
+    incoming = begun(tmp_path)
+    for name, pieces in (("large", 10), ("small", 3), ("larger", 13)):
+        incoming.open(KEY, name)
+        for _ in range(pieces):
+            await incoming.write(bytes(STEP // 4))
+    await trio.to_thread.run_sync(incoming.write_out)
+    await incoming.close()
+    two = [(0, 0, STEP), (0, STEP, 2 * STEP)]
+    assert given == [*two, *two, (STEP, 2 * STEP, 3 * STEP)]
 
 
 async def test_what_is_dropped_is_not_written(tmp_path: Path) -> None:
