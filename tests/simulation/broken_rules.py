@@ -435,7 +435,7 @@ RULES = (
     BrokenRule(
         "a state that is not left by its owner", Faulty(any_owner=True), _moved_by_the_getter, seeds=(10, 1)
     ),
-    BrokenRule("a requeue after an ambiguous submit", broken=_requeued_when_ambiguous, seeds=(28, 32)),
+    BrokenRule("a requeue after an ambiguous submit", broken=_requeued_when_ambiguous, seeds=(39, 28)),
     BrokenRule("terminate forgotten at a hand-over", broken=_terminate_forgotten_at_hand_over, seeds=(20,)),
     BrokenRule("absence believed from an old picture", broken=_absence_believed, seeds=(13, 12)),
     BrokenRule("a release forgotten over a restart", Faulty(release_forgotten=True)),
@@ -464,7 +464,7 @@ RULES = (
     BrokenRule(
         "an end told before it is durable",
         broken=lambda: _soft(Status.COMPLETED, Status.FAILED, Status.KILLED),
-        seeds=(9,),
+        seeds=(27, 9),
     ),
     BrokenRule("a first attempt sent before its job is durable", broken=_first_attempt_soft, seeds=(9,)),
     BrokenRule(
@@ -488,7 +488,7 @@ RULES = (
     BrokenRule(
         "who was set back taken for what it was",
         broken=lambda: patch.object(Tally, "is_before", lambda *_: False),
-        seeds=(37,),
+        seeds=(61, 37),
     ),
     BrokenRule("a copy of a node let in beside it", broken=_copies_let_in),
     BrokenRule("an order of an older link done", Faulty(no_fence=True), seeds=(98,)),
