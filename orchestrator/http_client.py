@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, cast
 
 import trio
 
+from actors.kernel.courtesy import Courtesy, LargeBody
 from actors.ports.nodes import NoMeans
 from actors.process.imports import without
 from actors.store.durable import SCARCE, is_passing
@@ -118,7 +119,9 @@ class Deadlines:
 class Reply:
     """An answer whose head has arrived. Iterating gives its body in pieces; Broken when it tears."""
 
-    def __init__(self, response: httpx.Response, stall: float | None) -> None:
+    def __init__(
+        self, response: httpx.Response, stall: float | None, courtesy: Courtesy | None = None
+    ) -> None:
         self.status: Final = response.status_code
         self.headers: Final[Mapping[str, str]] = response.headers
         self._response = response
@@ -128,6 +131,7 @@ class Reply:
         self._over = False
         self._waited = 0.0
         self._came = 0
+        self._body = LargeBody(courtesy or Courtesy())
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -144,6 +148,7 @@ class Reply:
                 raise Broken(f"the answer broke off: {_describe_error(error)}") from error
             self._keep_pace(trio.current_time() - began, len(piece))
             self._over = False
+            await self._body.rest(len(piece))
             return piece
         raise Broken(f"the answer stalled for {self._stall:g} s")
 
@@ -198,9 +203,11 @@ class Http:
         *,
         trust: ssl.SSLContext | None = None,
         dialled: DialledStreams | None = None,
+        courtesy: Courtesy | None = None,
     ) -> None:
         """`trust`: whose certificates are believed, instead of the usual ones. `dialled`: connections that
-        nodes have opened."""
+        nodes have opened. `courtesy`: for what large bodies leave time."""
+        self._courtesy = courtesy or Courtesy()
         self.patience: Final = patience or Deadlines()
         self.trust: Final = trust or _usual_authorities()
         # Idle connections are dropped before servers usually drop them (5 s), so that seldom one closes in
@@ -241,7 +248,7 @@ class Http:
             request = client.build_request(method, url, headers=headers, json=data, timeout=timeout)
         except (httpx.InvalidURL, ValueError) as error:
             raise NotReached(f"{url} is no address: {_describe_error(error)}") from error
-        reply = Reply(await self._send(client, request, body, limits), limits.stall)
+        reply = Reply(await self._send(client, request, body, limits), limits.stall, self._courtesy)
         try:
             if reply.headers.get("content-encoding", "identity") != "identity":
                 raise Broken("the answer is compressed, which was not asked for")
@@ -267,7 +274,9 @@ class Http:
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise NotReached(f"{url} is no address: {_describe_error(error)}") from error
-        reply = Reply(await self._send(self._streams, request, None, patience), patience.stall)
+        reply = Reply(
+            await self._send(self._streams, request, None, patience), patience.stall, self._courtesy
+        )
         try:
             yield reply
         finally:
@@ -279,7 +288,7 @@ class Http:
         scope = trio.CancelScope()
         outgoing = None
         if body is not None:
-            outgoing = _Outgoing(body, scope, patience)
+            outgoing = _Outgoing(body, scope, patience, self._courtesy)
             request.headers["content-type"] = body.content_type
             request.headers["content-length"] = str(body.content_length)
             request.stream = outgoing
@@ -383,8 +392,9 @@ class _DialledStream(_Stream):
 class _Outgoing(httpx.AsyncByteStream):
     """A body on its way out. While it moves, the deadline for the answer's head moves along."""
 
-    def __init__(self, body: Body, scope: trio.CancelScope, patience: Deadlines) -> None:
+    def __init__(self, body: Body, scope: trio.CancelScope, patience: Deadlines, courtesy: Courtesy) -> None:
         self._pieces = aiter(body)
+        self._body = LargeBody(courtesy)
         self._scope = scope
         self._head = math.inf if patience.head is None else patience.head
         self._stall = math.inf if patience.stall is None else patience.stall
@@ -397,6 +407,7 @@ class _Outgoing(httpx.AsyncByteStream):
         allowed = self._head
         try:
             piece = await anext(self._pieces)
+            await self._body.rest(len(piece))
             # A peer that closes in the middle may have answered: then nobody asks for the rest.
             allowed += self._stall
             return piece

@@ -22,6 +22,7 @@ from actors.domain.service import Backlog, Waiting
 from actors.getter.getter import Getter
 from actors.kernel.actor import Actor, Mailbox, live
 from actors.kernel.clock import WallClock
+from actors.kernel.courtesy import Courtesy
 from actors.kernel.supervisor import Supervisor
 from actors.messages import (
     BacklogPicture,
@@ -182,14 +183,20 @@ async def run_orchestrator(
     ):
         clock, rng = WallClock(), random.Random()
         secrets, trust = callback_keys(settings)
+        courtesy = Courtesy()
         storage = DiskStorage(
-            settings.data_path, clock, keep_free=settings.keep_free_disk, small=settings.small_files
+            settings.data_path,
+            clock,
+            keep_free=settings.keep_free_disk,
+            small=settings.small_files,
+            courtesy=courtesy,
         )
         await storage.open()
         metrics = ServerMetrics(running.services)
         on_commit: list[Callable[[Sequence[Job]], None]] = [waiters.publish_all, metrics.jobs.committed]
 
         def committed(jobs: Sequence[Job]) -> None:
+            courtesy.note()
             for tell in on_commit:
                 tell(jobs)
 
@@ -212,7 +219,7 @@ async def run_orchestrator(
             settings.data_path / "spool",
             result_limit=settings.result_limit,
             contract_result_limit=settings.contract_result_limit,
-            http=Http(trust=trust_in_nodes(settings), dialled=dialled),
+            http=Http(trust=trust_in_nodes(settings), dialled=dialled, courtesy=courtesy),
             secrets=node_secrets,
             dialled=dialled,
         )

@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import trio
 
 from actors.kernel.complaint import Complaint
+from actors.kernel.courtesy import Courtesy
 from actors.ports.storage import StorageError
 from actors.process.kept_threads import KeptThreads
 from actors.store import durable
@@ -79,8 +80,9 @@ def _speaking_of(what: str) -> Iterator[None]:
 class Disk:
     """Syncs and renames below `root`. All but `thread` blocks and belongs into one of its threads."""
 
-    def __init__(self, root: Path, trace: Trace | None = None) -> None:
+    def __init__(self, root: Path, trace: Trace | None = None, courtesy: Courtesy | None = None) -> None:
         self.root = root
+        self.courtesy: Final = courtesy or Courtesy()
         self._trace = trace
         self._threads = KeptThreads("storage", THREADS)
         self._undeleted: set[Path] = set()

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from isal import isal_zlib
 
+from actors.kernel.courtesy import LargeBody
 from actors.ports.storage import StorageError
 from actors.store.sync_disk import WriteBack
 from orchestrator.storage.disk import Disk, StorageBusy
@@ -23,7 +24,7 @@ WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
 
 _NO_NAMES: Final = frozenset({"", ".", ".."})
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 4
 """Pieces of this size that one thread call copies."""
 
 T = TypeVar("T")
@@ -131,9 +132,11 @@ class IncomingFile:
         with ExitStack() as held:
             found = await self._in_thread(lambda: _open(source, held))
             at = summed = 0
+            body = LargeBody(self._files.disk.courtesy)
             while at < size:
-                some = partial(self._append_some, found, (at, summed), size, watch)
+                some, before = partial(self._append_some, found, (at, summed), size, watch), at
                 at, summed = await self._in_thread(some)
+                await body.rest(at - before)
         if summed != crc:
             raise InputDiffers(f"{source.name} has the checksum {summed:08x} here, {crc:08x} was received")
 

@@ -28,6 +28,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from actors.domain.ids import MAX_ID, is_key
+from actors.kernel.courtesy import Courtesy
 from actors.ports.storage import Part, StorageError
 from actors.ports.world import Clock
 from actors.store.durable import free_space, read_small
@@ -86,10 +87,11 @@ class DiskStorage:
         keep_free: int = 0,
         trace: Trace | None = None,
         small: int = 0,
+        courtesy: Courtesy | None = None,
     ) -> None:
         """Use `root`, once `open` has been called. Uploads are refused while fewer than `keep_free` bytes
         would stay free. Inputs, and results, of at most `small` bytes are for a ledger to keep, once there is
-        one."""
+        one. `courtesy`: for what copies of large files leave time."""
         self.root = root
         self._jobs = root / "jobs"
         self._incoming = root / "incoming"
@@ -97,7 +99,7 @@ class DiskStorage:
         self._keep_free = keep_free
         self._ledger: SmallFiles | None = None
         self._keep_small = small
-        self._disk = Disk(root, trace)
+        self._disk = Disk(root, trace, courtesy)
         self._reading: dict[str, int] = {}
         """How many read what is kept of a job, by its storage key."""
         self._numbers = count()
