@@ -16,8 +16,8 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _BEGIN: Final = 2
 _ALL_OF_IT: Final = 7
 """SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER."""
-_NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.ENOTSUP})
-"""What is said where this cannot be done: then all of it is left to the sync at the end."""
+_NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.ENOTSUP, errno.EPERM})
+"""What is said where this cannot be done, or may not be: then all of it is left to the sync at the end."""
 
 
 def sync_file_system(fd: int) -> None:

@@ -247,7 +247,7 @@ class Incoming:
     def write_out(self) -> None:
         """Make the directories, and write what was gathered. Blocks. Raises `OSError`, from then on each
         time; `RuntimeError` once it is closed: a payload without its files must never be taken over."""
-        self._write_gathered()
+        self._write_gathered(last=True)
         for name in self._paths if self._large else ():
             directory = Path(self.directory(name))
             work = directory / WORK
@@ -256,18 +256,18 @@ class Incoming:
             if mine:
                 note_received(directory, mine, work)
 
-    def _write_gathered(self) -> None:
+    def _write_gathered(self, *, last: bool = False) -> None:
         if self._closed:
             raise RuntimeError("what was being received has been given up")
         if self._failed is not None:
             raise self._failed
         try:
-            self._write_here()
+            self._write_here(last)
         except OSError as error:
             self._failed = error
             raise
 
-    def _write_here(self) -> None:
+    def _write_here(self, last: bool) -> None:
         """What is here, which is gathered no more."""
         pending, self._pending, self._size = self._pending, [], 0
         whole, self._whole = self._whole, []
@@ -285,10 +285,11 @@ class Incoming:
             finally:
                 os.close(fd)
         if pending:
-            self._write(pending)
+            self._write(pending, last)
 
-    def _write(self, pending: list[tuple[str, bytes, bool]]) -> None:
-        """Write gathered bytes, opening each file once for a run of pieces."""
+    def _write(self, pending: list[tuple[str, bytes, bool]], last: bool) -> None:
+        """Write gathered bytes, opening each file once for a run of pieces. With the last of them the disk is
+        not waited for: that is where all other payloads wait, too."""
         opened = ""
         fd = -1
         try:
@@ -304,8 +305,9 @@ class Incoming:
                     self._arriving, self._write_back = Arriving(), WriteBack()
                 write_all(fd, chunk)
                 self._arriving.add(chunk)
-                # Else the next small sync of somebody else's would wait for all of it.
-                self._write_back.note(fd, self._arriving.size)
+                if not last:
+                    # Else the next small sync of somebody else's would wait for all of it.
+                    self._write_back.note(fd, self._arriving.size)
             if fd >= 0:
                 self._leave(opened, fd)
         finally:

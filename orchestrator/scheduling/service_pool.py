@@ -231,6 +231,7 @@ class ServicePool:
         what it says later changes nothing of that, unless it is named again."""
         self._limits = dict(limits)
         self._keeps_slots = _keep_slots(limits)
+        self._short_services |= set() if self._short_ends else limits.keys() - self._took.keys()
         self._serving = {name: {} for name in limits}
         for one in list(self._nodes.values()):
             served = bool(one.services)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Generator
 from typing import Final
@@ -12,6 +13,8 @@ PIECE: Final = 256 * 1024
 """Bytes that are handed on at a time."""
 _AT_ONCE: Final = 4
 """Such pieces that one hop to a thread brings."""
+_PROMPT: Final = 0.05
+"""Seconds after which a hop brings no further one: what is packed tightly may be read for long."""
 
 
 class ThreadedIterator:
@@ -54,13 +57,16 @@ class ThreadedIterator:
 
     def _close(self) -> None:
         self._broken_off = True
+        self._pieces.clear()
         self._generator.close()
 
     def _step(self) -> None:
+        until = time.monotonic() + _PROMPT
         for _ in range(_AT_ONCE):
-            if not (piece := self._gather()):
+            if piece := self._gather():
+                self._pieces.append(piece)
+            if not piece or time.monotonic() > until:
                 break
-            self._pieces.append(piece)
 
     def _gather(self) -> bytes:
         pieces: list[bytes] = []

@@ -26,22 +26,33 @@ BUFFERED: Final = 512 * 1024
 """Bytes that wait for the handler before the network has to."""
 
 
+_SMALL: Final = 16 * 1024
+"""Bytes below which a piece costs more to keep than to copy."""
+
+
 class _Gathered:
-    """In the place of Quart's bytearray, into and out of which each byte is copied."""
+    """In the place of Quart's bytearray, into and out of which each byte is copied. Only small pieces are,
+    together: kept as they came, each would take many times its bytes."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
     def __bytes__(self) -> bytes:
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return bytes(self._pieces[0]) if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def extend(self, data: bytes) -> None:
-        self._pieces.append(data)
         self._size += len(data)
+        last = self._pieces[-1] if self._pieces else None
+        if len(data) >= _SMALL:
+            self._pieces.append(data)
+        elif isinstance(last, bytearray):
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
 
     def clear(self) -> None:
         self._pieces, self._size = [], 0

@@ -27,6 +27,10 @@ MOST_HEAD: Final = 64 * 1024
 """Bytes of a request's head."""
 
 
+LARGE: Final = 16 * 1024
+"""Bytes of a piece that is handed on as it came: a small one is a part of a large block of memory."""
+
+
 class Parser(h11.Connection):
     """h11's, for which what comes behind the last request of a connection is no mistake: it is not heard.
     Some programs end a body with a line end that does not belong to it.
@@ -41,7 +45,7 @@ class Parser(h11.Connection):
         if (
             self.their_state is h11.SEND_BODY
             and isinstance(reader, ContentLengthReader)
-            and 0 < len(data) < reader._remaining
+            and LARGE <= len(data) < reader._remaining
             and not self.trailing_data[0]
         ):
             reader._remaining -= len(data)  # h11 has no other word for it

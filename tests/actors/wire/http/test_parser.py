@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.wire.http.protocol import Parser
+from actors.wire.http.protocol import LARGE, Parser
 
 HEAD = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 CHUNKED = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -36,7 +36,8 @@ def say(parser: h11.Connection, pieces: Iterable[bytes]) -> list[object]:
 
 @st.composite
 def cut_requests(draw: st.DrawFn) -> list[bytes]:
-    bodies = draw(st.lists(st.binary(max_size=60), min_size=2, max_size=2))
+    sizes = st.integers(0, 60) | st.integers(0, 4 * LARGE)
+    bodies = [bytes([65 + n]) * draw(sizes) for n in range(2)]
     whole = HEAD % len(bodies[0]) + bodies[0]
     if draw(st.booleans()):
         whole += HEAD % len(bodies[1]) + bodies[1]
@@ -54,22 +55,22 @@ def test_it_says_what_h11_says(pieces: list[bytes]) -> None:
 
 
 def test_a_piece_within_the_body_is_handed_on_as_it_is() -> None:
-    parser, piece = Parser(h11.SERVER), b"x" * 10
-    parser.receive_data(HEAD % 30)
+    parser, piece = Parser(h11.SERVER), b"x" * LARGE
+    parser.receive_data(HEAD % (2 * LARGE))
     assert isinstance(parser.next_event(), h11.Request)
     parser.receive_data(piece)
     event = parser.next_event()
     assert isinstance(event, h11.Data) and event.data is piece
 
 
-@pytest.mark.parametrize("came", [0, 5])
+@pytest.mark.parametrize("came", [0, 5, LARGE])
 def test_a_body_that_ends_early_is_no_body(came: int) -> None:
     parser = Parser(h11.SERVER)
-    parser.receive_data(HEAD % 30)
+    parser.receive_data(HEAD % (2 * LARGE))
     parser.next_event()
     if came:
         parser.receive_data(b"x" * came)
         parser.next_event()
     parser.receive_data(b"")
-    with pytest.raises(h11.RemoteProtocolError, match=f"received {came} bytes, expected 30"):
+    with pytest.raises(h11.RemoteProtocolError, match=f"received {came} bytes, expected {2 * LARGE}"):
         parser.next_event()
