@@ -34,8 +34,8 @@ from testbed.power_cut.told import (
 from testbed.power_cut.trace import Done, Make, Rename, Sync, Write
 
 JOBS = 15
-MANY = 400
-"""Cuts among which it is found whatever is broken: of 200, five or more did."""
+MANY = 200
+"""Cuts among which it is found whatever is broken: five or more of them do."""
 SERIES = 25
 """Cuts from the run's first write to its last, before others are tried: many of the time when nothing is owed
 yet would be made in vain before one of when a broken rule shows."""
@@ -167,19 +167,10 @@ def test_what_was_told_of_a_node_is_there_after_any_cut_in_another_boot(tmp_path
     wrong = [(cut.number, cut.wrong) for cut in node_cuts(recording, place, count=100, seed=1)]
     assert len(wrong) == 100
     assert not [one for one in wrong if one[1]]
-    # The same run, gone on with by nodes that are broken. For "unmarked" a cut has to come between the note
-    # of an end and the release, some milliseconds later: where a run has none of these there is another one.
-    for control in OF_STARTS:
-        found = None
-        for seed in range(1, 7):
-            if seed > 1:
-                (again := tmp_path / f"{control}-{seed}").mkdir()
-                recording = record_node(again, jobs=JOBS, seed=seed)
-            (here := place / f"{control}-{seed}").mkdir()
-            made = node_cuts(recording, here, count=MANY, seed=seed, control=control)
-            if (found := next((cut for cut in made if cut.wrong), None)) is not None:
-                break
-        assert found is not None, control
+    for control in OF_STARTS:  # The same run, gone on with by nodes that are broken.
+        (here := place / control).mkdir()
+        made = node_cuts(recording, here, count=MANY, seed=1, control=control)
+        assert any(cut.wrong for cut in made), control
 
 
 @pytest.mark.parametrize("control", OF_NODES)

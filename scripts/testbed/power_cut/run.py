@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,10 @@ from testbed.power_cut.node_judging import judge_node
 from testbed.power_cut.node_recording import NODE
 from testbed.power_cut.recording import Recording
 from testbed.power_cut.told import Finished, LetGo, Told
-from testbed.power_cut.trace import Sync
+from testbed.power_cut.trace import Sync, Write
 
-SOON: Final = 40
-"""Steps within which a cut comes soon after something."""
-_SOON_AFTER: Final[dict[str, type[Told]]] = {"unmarked": Finished}
-"""After what cuts come for a control: an end that is noted and not yet let go of is there for a few steps."""
+_UNWRITTEN: Final = "unmarked"
+"""The control for which cuts come while an end is noted that is not written through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +65,8 @@ def node_cuts(
     def judge_all(_: int, here: Path, told: Sequence[Told], at: float) -> list[str]:
         return judge_node(here, told, at, control)
 
-    soon_after = _SOON_AFTER.get(control or "")
-    return _cut(recording, place / NODE, judge_all, count=count, seed=seed, soon_after=soon_after)
+    unwritten = control == _UNWRITTEN
+    return _cut(recording, place / NODE, judge_all, count=count, seed=seed, unwritten=unwritten)
 
 
 def _cut(
@@ -79,14 +77,11 @@ def _cut(
     count: int,
     seed: int,
     after: type[Told] | None = None,
-    soon_after: type[Told] | None = None,
+    unwritten: bool = False,
 ) -> Iterator[Cut]:
     """The disk is to have the name of `place`, in a directory that is made there for each."""
     rng = random.Random(seed)
-    if soon_after is None:
-        times = _times(recording, count, rng, after)
-    else:
-        times = _times_soon_after(recording, count, rng, soon_after)
+    times = _times_unwritten(recording, count, rng) if unwritten else _times(recording, count, rng, after)
     for number, (at, disk) in enumerate(replay(recording.steps, times)):
         here = place.parent / str(number)
         here.mkdir()
@@ -96,13 +91,21 @@ def _cut(
         shutil.rmtree(here)
 
 
-def _times_soon_after(
-    recording: Recording, count: int, rng: random.Random, kind: type[Told]
-) -> Sequence[float]:
-    begun = sorted(done.began for done in recording.steps)
-    told = [one.at for one in recording.told if isinstance(one, kind)]
-    places = [bisect_left(begun, rng.choice(told)) + rng.randrange(SOON) for _ in range(count)]
-    return sorted(begun[min(place, len(begun) - 1)] for place in places)
+def _times_unwritten(recording: Recording, count: int, rng: random.Random) -> Sequence[float]:
+    """Between the note of an end and when it is written through or let go of, whichever comes first."""
+    let_go = {one.key: one.at for one in recording.told if isinstance(one, LetGo)}
+    finished = {one.key: one.at for one in recording.told if isinstance(one, Finished)}
+    syncs = [done for done in recording.steps if done.step == Sync(None)]
+    open_ends = []
+    for done in recording.steps:
+        path = Path(done.step.path) if isinstance(done.step, Write) else Path()
+        key = path.parent.name
+        if path.name != "record.json" or done.began < finished.get(key, math.inf):
+            continue
+        through = next((sync.ended for sync in syncs if sync.began > done.ended), math.inf)
+        if math.isfinite(until := min(through, let_go.get(key, math.inf))):
+            open_ends.append((done.ended, until))
+    return sorted(rng.uniform(*rng.choice(open_ends)) for _ in range(count))
 
 
 def _times(recording: Recording, count: int, rng: random.Random, after: type[Told] | None) -> Sequence[float]:
