@@ -10,8 +10,10 @@ import os
 import resource
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -532,7 +534,7 @@ class ShepherdExecutor:
             answer: str | None = None
             try:
                 assert self._spawner is not None
-                answer, leash = await self._spawner.launch(spec.key, request)
+                answer, leash = await self._spawner.launch(spec.key, request, partial(_go_on, spec))
                 if leash is not None:
                     return answer, leash
             except OSError as why:
@@ -564,6 +566,13 @@ class ShepherdExecutor:
                 self._uids.note(await trio.to_thread.run_sync(owner, spec.directory), run)
             self._uids.give_back(spec.key)
         return run if run.alive() else await run.end()
+
+
+def _go_on(spec: RunSpec) -> None:
+    """Continue the shepherd of a payload, if it has come so far as to write its mark."""
+    with suppress(OSError):  # Without descriptors: the next time.
+        if (mark := read_run_mark(spec)) is not None:
+            mark.shepherd.send(signal.SIGCONT)
 
 
 def _reason(answer: str) -> str:

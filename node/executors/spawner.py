@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,8 @@ _ANSWER: Final = 4096
 """Bytes of a shepherd's answer at most: a mark, for which it takes half as many on the disk."""
 _RESTART_WITHIN: Final = 10.0
 """How long a start waits for a new spawner."""
+_NUDGE_EVERY: Final = 1.0
+"""Seconds without a word of a start after which its shepherd may have been stopped."""
 _SERVES: Final = 200
 """Payloads of one shepherd, which collects no garbage."""
 _IDLE: Final = 8
@@ -273,12 +275,14 @@ class Spawner:
             return self._control
         raise ExecutorError("no spawner of payloads is running")
 
-    async def launch(self, key: str, request: bytes) -> tuple[str | None, Leash | None]:
+    async def launch(
+        self, key: str, request: bytes, nudge: Callable[[], None]
+    ) -> tuple[str | None, Leash | None]:
         """Hand over one request; the shepherd's answer, or None when it or the spawner died before one; and
-        what it tells the end by, if the payload has begun."""
+        what it tells the end by, if the payload has begun. `nudge`: have a stopped shepherd go on."""
         connection, served = await self._ask(request)
         try:
-            said = await _hear(connection)
+            said = await self._hear_start(connection, nudge)
         except BaseException:
             connection.close()
             raise
@@ -290,6 +294,14 @@ class Spawner:
         if ended:
             leash.hear(ended + end)
         return "started", leash
+
+    async def _hear_start(self, connection: socket.socket, nudge: Callable[[], None]) -> bytes:
+        if self.isolation != SUBREAPER:
+            return await _hear(connection)
+        while True:  # Its script may stop it before it has said that it began.
+            with trio.move_on_after(_NUDGE_EVERY):
+                return await _hear(connection)
+            nudge()
 
     def let_go(self, key: str) -> None:
         """Let the shepherd of this payload, if it has one, end with it: by that others know the end."""

@@ -11,7 +11,7 @@ import trio
 from support.processes.processes import promised
 
 from actors.process import procfs
-from node.executors import mark_files
+from node.executors import mark_files, spawner
 from node.executors.executor import RunEnd
 
 NASTY = r"""
@@ -148,6 +148,25 @@ async def test_a_script_commands_its_shepherd_only_without_a_namespace(executor,
     spec = payloads.make("kill -TERM 1; kill -USR1 1; kill -KILL 1; kill -STOP 1; (sleep 0.01); exit 5")
     with trio.fail_after(60):
         assert (await (await executor.start(spec)).wait()).exit_code == 5
+
+
+@pytest.mark.parametrize(("isolation", "tier"), [("subreaper", "bash")])
+async def test_scripts_that_stop_their_shepherds_at_once_are_started_and_can_be_ended(
+    executor, payloads, monkeypatch
+):
+    """Some do so before their start is told."""
+    monkeypatch.setattr(spawner, "_NUDGE_EVERY", 0.05)
+
+    async def one() -> None:
+        run = await executor.start(payloads.make("kill -STOP $PPID; NAP"))
+        await run.stop(0.1)
+        assert (await run.wait()).asked
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(one)
+    assert payloads.survivors() == []
 
 
 async def test_what_a_script_leaves_is_told_of_before_it_is_waited_for(executor, payloads):
