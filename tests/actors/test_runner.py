@@ -150,6 +150,29 @@ async def test_of_what_is_over_at_once_the_end_alone_is_recorded(autojump_clock:
     assert (world.table.rows[KEY].pid, world.table.rows[KEY].started_at) == (101, 50.0)
 
 
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        (RunResult(exit_code=0, ended_at=60.0), (Status.COMPLETED, "")),
+        (RunResult(exit_code=3, ended_at=60.0), (Status.FAILED, "exit code 3")),
+        (RunResult(signal=15, asked=True, ended_at=60.0), (Status.KILLED, "terminated")),
+    ],
+)
+async def test_what_is_cancelled_as_it_starts_and_is_over_at_once_is_told_as_it_ended(
+    autojump_clock: MockClock, over: RunResult, told: tuple[Status, str]
+) -> None:
+    world = World()
+    world.runs.at_start = lambda _payload: over
+    world.runs.started_when = on = trio.Event()
+    async with world.going():
+        world.table.put(payload())
+        await wait_all_tasks_blocked()
+        world.table.cancel(KEY)
+        await wait_all_tasks_blocked()
+        on.set()
+    assert world.told() == told and world.runs.started == [KEY] and world.runs.adopted == []
+
+
 async def test_what_an_earlier_life_has_started_is_ended_before_it_is_told_as_killed(
     autojump_clock: MockClock,
 ) -> None:

@@ -70,6 +70,8 @@ class PretendExecutor:
         self.adopted: list[str] = []
         self.refusal: Exception | None = None
         """What a start ends with."""
+        self.at_once: RunEnd | None = None
+        """How what is started has ended by then, if it has."""
         self._started = trio.Event()
 
     def prepare(self, spec: RunSpec) -> bool:
@@ -86,6 +88,9 @@ class PretendExecutor:
         for name in ("stdout.log", "stderr.log"):
             (spec.directory / name).touch()
         run = self.runs[spec.key] = PretendedRun(spec)
+        if self.at_once is not None:
+            run.finish(self.at_once)
+            run.is_over = True
         self._started.set()
         self._started = trio.Event()
         return run

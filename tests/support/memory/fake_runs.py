@@ -60,6 +60,8 @@ class FakeRuns:
         self.frozen: list[str] = []
         self.running: dict[str, FakeRun] = {}
         self.at_start: Callable[[Payload], RunResult | None] = lambda _payload: None
+        self.started_when: trio.Event | None = None
+        """Until when a start takes."""
         self.slow = False
         """Whether nobody hears that something was started."""
         self.at_adopt: Callable[[Payload], RunResult | FakeRun | None] = lambda _payload: None
@@ -76,6 +78,8 @@ class FakeRuns:
         await trio.lowlevel.checkpoint()
         self.started.append(payload.key)
         run = self.at_start(payload) or self._run(payload, FakeRun(len(self.started) + 100, 50.0))
+        if self.started_when is not None:
+            await self.started_when.wait()
         if self.slow:
             await trio.sleep_forever()
         return run
