@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Answering:
         self._answer = answer
         self.asked = 0
 
-    async def launch(self, key: str, request: bytes) -> tuple[str | None, None]:
+    async def launch(self, key: str, request: bytes, nudge: Callable[[], None]) -> tuple[str | None, None]:
         await trio.lowlevel.checkpoint()
         self.asked += 1
         return self._answer, None
