@@ -16,7 +16,7 @@ LARGE: Final = 4 << 20
 """Bytes after which a body is a large one."""
 RECENT: Final = 0.25
 """Seconds for which small work counts."""
-TIMES: Final = 1.5
+TIMES: Final = 2.5
 LONGEST: Final = 0.05
 """Seconds of a rest: of a slow peer's piece most of the time was waiting."""
 
