@@ -177,7 +177,7 @@ async def test_what_an_earlier_life_has_started_is_ended_before_it_is_told_as_ki
     autojump_clock: MockClock,
 ) -> None:
     world = World()
-    world.runs.slow = True
+    world.runs.started_when = trio.Event()
     async with world.going():
         world.table.put(payload())
         await wait_all_tasks_blocked()

@@ -24,10 +24,9 @@ from actors.wire.http.drain_body import drain
 
 BUFFERED: Final = 512 * 1024
 """Bytes that wait for the handler before the network has to."""
-
-
-_SMALL: Final = 16 * 1024
-"""Bytes below which a piece costs more to keep than to copy."""
+LARGE: Final = 16 * 1024
+"""Bytes of a piece that is handed on as it came, and not copied: a small one is a part of a large block of
+memory."""
 
 
 class _Gathered:
@@ -47,7 +46,7 @@ class _Gathered:
     def extend(self, data: bytes) -> None:
         self._size += len(data)
         last = self._pieces[-1] if self._pieces else None
-        if len(data) >= _SMALL:
+        if len(data) >= LARGE:
             self._pieces.append(data)
         elif isinstance(last, bytearray):
             last += data

@@ -19,16 +19,13 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
 
 from actors.wire.http.app import Refusal
+from actors.wire.http.backpressure import LARGE
 from actors.wire.http.plain_routes import Answer, Earlier, Ends, Head, PlainRequest, PlainRoutes, earlier
 from actors.wire.http.polls import HALF_CLOSED, PROMPT
 from actors.wire.http.upgrades import Upgrade
 
 MOST_HEAD: Final = 64 * 1024
 """Bytes of a request's head."""
-
-
-LARGE: Final = 16 * 1024
-"""Bytes of a piece that is handed on as it came: a small one is a part of a large block of memory."""
 
 
 class Parser(h11.Connection):

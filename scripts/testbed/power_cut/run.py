@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +54,8 @@ def cuts(
         wrong = trio.run(judge, here / "server", told)
         return wrong + judge_process(here, told) if number in real else wrong
 
-    return _cut(recording, place / "server", judge_all, count=count, seed=seed, after=after)
+    choose = partial(_times, after=after)
+    return _cut(recording, place / "server", judge_all, choose, count=count, seed=seed)
 
 
 def node_cuts(
@@ -65,24 +67,23 @@ def node_cuts(
     def judge_all(_: int, here: Path, told: Sequence[Told], at: float) -> list[str]:
         return judge_node(here, told, at, control)
 
-    unwritten = control == _UNWRITTEN
-    return _cut(recording, place / NODE, judge_all, count=count, seed=seed, unwritten=unwritten)
+    choose = _times_unwritten if control == _UNWRITTEN else _times
+    return _cut(recording, place / NODE, judge_all, choose, count=count, seed=seed)
 
 
 def _cut(
     recording: Recording,
     place: Path,
     judge_all: Callable[[int, Path, Sequence[Told], float], Sequence[str]],
+    choose: Callable[[Recording, int, random.Random], Sequence[float]],
     *,
     count: int,
     seed: int,
-    after: type[Told] | None = None,
-    unwritten: bool = False,
 ) -> Iterator[Cut]:
-    """The disk is to have the name of `place`, in a directory that is made there for each."""
+    """The disk is to have the name of `place`, in a directory that is made there for each; `choose` says when
+    it is cut."""
     rng = random.Random(seed)
-    times = _times_unwritten(recording, count, rng) if unwritten else _times(recording, count, rng, after)
-    for number, (at, disk) in enumerate(replay(recording.steps, times)):
+    for number, (at, disk) in enumerate(replay(recording.steps, choose(recording, count, rng))):
         here = place.parent / str(number)
         here.mkdir()
         disk.cut(rng, here / place.name)
@@ -108,7 +109,9 @@ def _times_unwritten(recording: Recording, count: int, rng: random.Random) -> Se
     return sorted(rng.uniform(*rng.choice(open_ends)) for _ in range(count))
 
 
-def _times(recording: Recording, count: int, rng: random.Random, after: type[Told] | None) -> Sequence[float]:
+def _times(
+    recording: Recording, count: int, rng: random.Random, after: type[Told] | None = None
+) -> Sequence[float]:
     """Half of them right after something was told, of whatever kind, as that is when most is owed; the others
     right before or after a sync, or at any step."""
     by_kind: dict[type, list[float]] = {}

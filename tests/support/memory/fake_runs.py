@@ -61,9 +61,7 @@ class FakeRuns:
         self.running: dict[str, FakeRun] = {}
         self.at_start: Callable[[Payload], RunResult | None] = lambda _payload: None
         self.started_when: trio.Event | None = None
-        """Until when a start takes."""
-        self.slow = False
-        """Whether nobody hears that something was started."""
+        """Until when nobody hears that something was started."""
         self.at_adopt: Callable[[Payload], RunResult | FakeRun | None] = lambda _payload: None
         self.freeze_fails: list[OSError] = []
         self.changed = trio.Event()
@@ -80,8 +78,6 @@ class FakeRuns:
         run = self.at_start(payload) or self._run(payload, FakeRun(len(self.started) + 100, 50.0))
         if self.started_when is not None:
             await self.started_when.wait()
-        if self.slow:
-            await trio.sleep_forever()
         return run
 
     async def adopt(self, payload: Payload) -> Running | RunResult:
