@@ -21,6 +21,7 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, Protocol, cast
 
+import h11
 import trio
 
 from actors.kernel.courtesy import Courtesy, LargeBody
@@ -28,6 +29,7 @@ from actors.ports.nodes import NoMeans
 from actors.process.imports import without
 from actors.store.durable import SCARCE, is_passing
 from actors.wire.errors import SourceChanged, causes, leaves
+from actors.wire.http.parser import Parser
 from actors.wire.link.dialled import dialled_node
 from actors.wire.protocol.attempts import Garbled
 from actors.wire.sockets import receive_some, send_now
@@ -40,10 +42,8 @@ with without("httpx._main"):
     import httpx
 
     # The library makes streams of connections by it, and gives no way to make one of another.
+    from httpcore._async import connection
     from httpcore._backends.trio import TrioStream
-
-# What is read at a time costs as much as copying this.
-httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 1 << 18
 
 JSON_LIMIT: Final = 8 << 20
 """Bytes of an answer that is held in memory as a whole."""
@@ -350,6 +350,22 @@ class _Dialling(httpcore.TrioBackend):
         with trio.move_on_after(math.inf if timeout is None else timeout):
             return _DialledStream(await self._dialled.take(node_id))
         raise httpcore.ConnectTimeout("the node has opened no connection that is free")
+
+
+class _Connection(httpcore.AsyncHTTP11Connection):
+    """The library's, with large bodies past the buffer of its parser."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._h11_state: Parser = Parser(h11.CLIENT, max_incomplete_event_size=self.MAX_INCOMPLETE_EVENT_SIZE)
+
+    @property
+    def READ_NUM_BYTES(self) -> int:  # type: ignore[override]  # noqa: N802  # the library's name
+        return self._h11_state.wanted
+
+
+# The library knows no other way to have connections of another kind.
+connection.AsyncHTTP11Connection = _Connection  # type: ignore[attr-defined]
 
 
 class _Stream(TrioStream):

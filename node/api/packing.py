@@ -86,16 +86,18 @@ def pack_files(
             extra.append((name, directory / name))
     crc, zip_size = 0, 0
     digest = None if form.sums == CRC32 else hashlib.sha256()
-    for part in _join(_parts(directory, listing, extra, as_received=form.as_received)):
+    for part in gather(_parts(directory, listing, extra, as_received=form.as_received)):
         if isinstance(part, Known):
             zip_size += part.size
             yield frames.encode(frames.INPUT, json.dumps(asdict(part)).encode())
             continue
-        crc = isal_zlib.crc32(part, crc)
-        if digest is not None:
-            digest.update(part)
-        zip_size += len(part)
-        yield from _frame(frames.ZIP, part)
+        for piece in part:
+            crc = isal_zlib.crc32(piece, crc)
+            if digest is not None:
+                digest.update(piece)
+        frame = frames.encode(frames.ZIP, *part)
+        zip_size += len(frame) - frames.HEAD
+        yield frame
     finish: dict[str, Any] = {
         "zip_crc32": crc,
         "zip_size": zip_size,
@@ -107,23 +109,27 @@ def pack_files(
     yield frames.encode(frames.FINISH, json.dumps(finish).encode())
 
 
-def _join(pieces: Iterable[bytes | Known]) -> Generator[bytes | Known, None, None]:
-    """A zip comes in many small pieces; a frame each would be mostly heads."""
+def gather(pieces: Iterable[bytes | Known]) -> Generator[list[bytes] | Known, None, None]:
+    """A zip comes in many small pieces, and each frame takes several steps on both sides: as many as it may
+    hold, and none of their own."""
     gathered: list[bytes] = []
     size = 0
     for piece in pieces:
         if isinstance(piece, Known):
-            yield b"".join(gathered)
+            if gathered:
+                yield gathered
             yield piece
             gathered, size = [], 0
-            continue
-        gathered.append(piece)
-        size += len(piece)
-        if size >= PIECE:
-            yield b"".join(gathered)
-            gathered, size = [], 0
+        else:
+            for start in range(0, len(piece), frames.MAX_FRAME):
+                part = piece[start : start + frames.MAX_FRAME]
+                if size + len(part) > frames.MAX_FRAME:
+                    yield gathered
+                    gathered, size = [], 0
+                gathered.append(part)
+                size += len(part)
     if gathered:
-        yield b"".join(gathered)
+        yield gathered
 
 
 def encode_error(key: str, error: str, *, permanent: bool = False) -> bytes:

@@ -24,6 +24,8 @@ WRITE: Final = 1 << 20
 """Bytes that are collected before a thread is asked to write them."""
 
 _NO_NAMES: Final = frozenset({"", ".", ".."})
+_SINGLY: Final = 32 << 10
+"""Bytes of a piece, on average, for which it is worth a call of its own to write it."""
 _AT_ONCE: Final = 4
 """Pieces of this size that one thread call copies."""
 
@@ -196,11 +198,13 @@ class IncomingFile:
             place = self._files.place_of(self._path)
             place.parent.mkdir(parents=True, exist_ok=True)
             self._fd = disk.create(place)
-        pending, self._pending, self._pending_size = self._pending, [], 0
-        data = pending[0] if len(pending) == 1 else b"".join(pending)
-        self._put(data)
-        if self._watch is not None:
-            self._watch(data)
+        pending, size = self._pending, self._pending_size
+        self._pending, self._pending_size = [], 0
+        # To copy many small pieces together costs less than to write each.
+        for data in pending if size > _SINGLY * len(pending) else [b"".join(pending)]:
+            self._put(data)
+            if self._watch is not None:
+                self._watch(data)
 
     def _put(self, data: bytes) -> None:
         assert self._fd is not None

@@ -11,8 +11,8 @@ import trio
 
 PIECE: Final = 256 * 1024
 """Bytes that are handed on at a time."""
-_AT_ONCE: Final = 4
-"""Such pieces that one hop to a thread brings."""
+_AT_ONCE: Final = 1 << 20
+"""Bytes that one hop to a thread brings, and a piece at most."""
 _PROMPT: Final = 0.05
 """Seconds after which a hop brings no further one: what is packed tightly may be read for long."""
 
@@ -61,11 +61,11 @@ class ThreadedIterator:
         self._generator.close()
 
     def _step(self) -> None:
-        until = time.monotonic() + _PROMPT
-        for _ in range(_AT_ONCE):
-            if piece := self._gather():
-                self._pieces.append(piece)
-            if not piece or time.monotonic() > until:
+        until, size = time.monotonic() + _PROMPT, 0
+        while size < _AT_ONCE and (piece := self._gather()):
+            self._pieces.append(piece)
+            size += len(piece)
+            if time.monotonic() > until:
                 break
 
     def _gather(self) -> bytes:

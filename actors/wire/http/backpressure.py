@@ -21,12 +21,10 @@ from quart_trio.wrappers.request import TrioBody, TrioRequest
 
 from actors.wire.errors import SourceChanged
 from actors.wire.http.drain_body import drain
+from actors.wire.http.parser import LARGE
 
 BUFFERED: Final = 512 * 1024
 """Bytes that wait for the handler before the network has to."""
-LARGE: Final = 16 * 1024
-"""Bytes of a piece that is handed on as it came, and not copied: a small one is a part of a large block of
-memory."""
 
 
 class _Gathered:

@@ -11,7 +11,6 @@ from typing import Any, Final, cast
 
 import h11
 import trio
-from h11._readers import ContentLengthReader
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
@@ -19,44 +18,13 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
 
 from actors.wire.http.app import Refusal
-from actors.wire.http.backpressure import LARGE
+from actors.wire.http.parser import Parser
 from actors.wire.http.plain_routes import Answer, Earlier, Ends, Head, PlainRequest, PlainRoutes, earlier
 from actors.wire.http.polls import HALF_CLOSED, PROMPT
 from actors.wire.http.upgrades import Upgrade
 
 MOST_HEAD: Final = 64 * 1024
 """Bytes of a request's head."""
-
-
-class Parser(h11.Connection):
-    """h11's, for which what comes behind the last request of a connection is no mistake: it is not heard.
-    Some programs end a body with a line end that does not belong to it.
-
-    What comes of a body of known length, but for its end, goes past h11's buffer, where each byte is copied
-    three times."""
-
-    _past: bytes = b""
-
-    def receive_data(self, data: bytes) -> None:
-        reader = self._reader
-        if (
-            self.their_state is h11.SEND_BODY
-            and isinstance(reader, ContentLengthReader)
-            and LARGE <= len(data) < reader._remaining
-            and not self.trailing_data[0]
-        ):
-            reader._remaining -= len(data)  # h11 has no other word for it
-            self._past = data
-        else:
-            super().receive_data(data)
-
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        if self._past:
-            past, self._past = self._past, b""
-            return h11.Data(data=past)
-        if self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
-            return h11.NEED_DATA
-        return super().next_event()
 
 
 class HttpProtocol(H11Protocol):

@@ -52,6 +52,7 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 from actors.kernel.complaint import Complaint
 from actors.store.durable import is_passing
 from actors.wire.errors import CannotListen, PortInUse, leaves
+from actors.wire.http.parser import BODY_PIECE
 from actors.wire.http.plain_routes import Ends, PlainRoutes
 from actors.wire.http.polls import FRESH, PROMPT, STUCK, Other, PolledConnection, Polls, Resting, Turns
 from actors.wire.http.protocol import MOST_HEAD, HttpProtocol
@@ -63,8 +64,6 @@ BODY_SILENCE: Final = 60.0
 """Seconds that a request's body may be waited for before it counts as given up."""
 BODY_RATE: Final = 1024
 """Bytes of it that win a second back."""
-BODY_PIECE: Final = 1 << 18
-"""Bytes of it that are taken at a time: each costs about as much as copying them."""
 CLOSING: Final = 0.5
 """Seconds for the end of TLS."""
 HANDSHAKE: Final = 10.0

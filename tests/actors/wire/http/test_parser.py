@@ -6,14 +6,20 @@ from collections.abc import Iterable
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.wire.http.backpressure import LARGE
-from actors.wire.http.protocol import Parser
+from actors.wire.http.parser import BODY_PIECE, LARGE, Parser
 
 HEAD = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 CHUNKED = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def in_chunks(pieces: Iterable[bytes]) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\n\r\n"
 
 
 def say(parser: h11.Connection, pieces: Iterable[bytes]) -> list[object]:
@@ -43,7 +49,7 @@ def cut_requests(draw: st.DrawFn) -> list[bytes]:
     if draw(st.booleans()):
         whole += HEAD % len(bodies[1]) + bodies[1]
     else:
-        whole += CHUNKED + b"%x\r\n" % len(bodies[1] or b".") + (bodies[1] or b".") + b"\r\n0\r\n\r\n"
+        whole += CHUNKED + in_chunks([*draw(st.lists(sizes.map(bytes), max_size=3)), bodies[1]])
     whole = whole[: draw(st.integers(1, len(whole)))]
     cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     pieces = [whole[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
@@ -62,6 +68,53 @@ def test_a_piece_within_the_body_is_handed_on_as_it_is() -> None:
     parser.receive_data(piece)
     event = parser.next_event()
     assert isinstance(event, h11.Data) and event.data is piece
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60) | st.integers(1, 2 * BODY_PIECE), max_size=3),
+    most=st.integers(LARGE // 2, BODY_PIECE + 1),
+)
+@settings(max_examples=50)
+def test_an_answer_that_is_read_as_wanted_is_what_was_sent(sizes: list[int], most: int) -> None:
+    """Whatever the network brings of it at a time."""
+    pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    sent = ANSWER + in_chunks(pieces)
+    parser, at, came = Parser(h11.CLIENT), 0, bytearray()
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    parser.send(h11.EndOfMessage())
+    last = b""
+    while not isinstance(event := parser.next_event(), h11.EndOfMessage):
+        if event is h11.NEED_DATA:
+            wanted = parser.wanted
+            assert 0 < wanted <= BODY_PIECE
+            last = sent[at : at + min(wanted, most)]
+            at += len(last)
+            parser.receive_data(last)
+        elif isinstance(event, h11.Data):
+            came += event.data
+    assert (at, bytes(came)) == (len(sent), b"".join(pieces))
+
+
+def test_of_a_large_chunk_all_but_its_ends_is_handed_on_as_it_is() -> None:
+    parser, size = Parser(h11.CLIENT), 3 * BODY_PIECE
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    parser.send(h11.EndOfMessage())
+    parser.receive_data(ANSWER + b"%x\r\n" % size + b".")
+    assert isinstance(parser.next_event(), h11.Response)
+    parser.next_event()
+    assert parser.next_event() is h11.NEED_DATA
+    given, left = 0, size - 1
+    while left > 1:
+        piece = bytes(parser.wanted)
+        parser.receive_data(piece)
+        event = parser.next_event()
+        assert isinstance(event, h11.Data) and event.data is piece
+        left -= len(piece)
+        given += 1
+    assert (given, left) == (3, 1)
+    parser.receive_data(b".\r\n0\r\n\r\n")
+    assert isinstance(parser.next_event(), h11.Data)
+    assert isinstance(parser.next_event(), h11.EndOfMessage)
 
 
 @pytest.mark.parametrize("came", [0, 5, LARGE])
