@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from support.peers.event_streams import events
 from support.peers.portals import Portal, portal
 from support.processes.processes import Place, Started
 from support.processes.slurm_cluster import (
@@ -68,7 +69,8 @@ async def until_it_says(user: Portal, number: int, words: str) -> str:
 
 async def test_what_slurm_says_is_told(here: Place, cluster: SlurmCluster) -> None:
     node = start_node(here, cluster)
-    async with portal(start_server(here, node).url) as user:
+    server = start_server(here, node)
+    async with portal(server.url) as user:
         failed = await user.run("echo out; echo err >&2; mkdir d; echo $SLURM_JOB_ID > d/id; exit 3")
         assert (failed["status"], failed["exit_code"]) == ("Failed", 3), failed
         # Its own mark tells its end, and Slurm may not have told it yet.
@@ -90,7 +92,10 @@ async def test_what_slurm_says_is_told(here: Place, cluster: SlurmCluster) -> No
 
         runs = await user.upload("echo begun; sleep 600")
         await until_it_says(user, runs, "runs in Slurm")
-        assert b"begun" in await user.log(runs)
+        with trio.fail_after(60):  # Slurm may say so before the script has printed anything.
+            async with events(server.url, f"/v1/jobs/{runs}/logs?format=events") as lines:
+                line = await lines.next()
+                assert line is not None and line.data["text"] == "begun\n"
         await user.http.post(f"/terminate/{runs}")
         assert (await user.ended(runs))["status"] == "Killed"
 
