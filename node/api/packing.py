@@ -77,7 +77,7 @@ def pack_files(
         if found.st_size or not stat.S_ISREG(found.st_mode):
             for piece in read_log(f"{directory}/{name}", name):
                 size += len(piece)
-                yield from _frame(_KINDS[name], piece)
+                yield frames.encode(_KINDS[name], piece)
         sizes[name] = size
         # What came in one piece goes into the zip without being read once more.
         if size == len(piece) == found.st_size:
@@ -138,11 +138,6 @@ def encode_error(key: str, error: str, *, permanent: bool = False) -> bytes:
     if permanent:
         record["permanent"] = True
     return frames.encode(frames.ERROR, json.dumps(record).encode())
-
-
-def _frame(kind: bytes, piece: bytes) -> Generator[bytes, None, None]:
-    for start in range(0, len(piece), frames.MAX_FRAME):
-        yield frames.encode(kind, piece[start : start + frames.MAX_FRAME])
 
 
 def _parts(

@@ -13,13 +13,19 @@ from actors.wire.http.parser import BODY_PIECE, LARGE, Parser
 
 HEAD = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 CHUNKED = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
 ANSWER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def in_chunks(pieces: Iterable[bytes]) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\n\r\n"
+
+
+def ask() -> Parser:
+    """A client's, which has asked and is to be answered."""
+    parser = Parser(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    parser.send(h11.EndOfMessage())
+    return parser
 
 
 def say(parser: h11.Connection, pieces: Iterable[bytes]) -> list[object]:
@@ -79,26 +85,21 @@ def test_an_answer_that_is_read_as_wanted_is_what_was_sent(sizes: list[int], mos
     """Whatever the network brings of it at a time."""
     pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
     sent = ANSWER + in_chunks(pieces)
-    parser, at, came = Parser(h11.CLIENT), 0, bytearray()
-    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-    parser.send(h11.EndOfMessage())
-    last = b""
+    parser, at, came = ask(), 0, bytearray()
     while not isinstance(event := parser.next_event(), h11.EndOfMessage):
         if event is h11.NEED_DATA:
             wanted = parser.wanted
             assert 0 < wanted <= BODY_PIECE
-            last = sent[at : at + min(wanted, most)]
-            at += len(last)
-            parser.receive_data(last)
+            piece = sent[at : at + min(wanted, most)]
+            at += len(piece)
+            parser.receive_data(piece)
         elif isinstance(event, h11.Data):
             came += event.data
     assert (at, bytes(came)) == (len(sent), b"".join(pieces))
 
 
 def test_of_a_large_chunk_all_but_its_ends_is_handed_on_as_it_is() -> None:
-    parser, size = Parser(h11.CLIENT), 3 * BODY_PIECE
-    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-    parser.send(h11.EndOfMessage())
+    parser, size = ask(), 3 * BODY_PIECE
     parser.receive_data(ANSWER + b"%x\r\n" % size + b".")
     assert isinstance(parser.next_event(), h11.Response)
     parser.next_event()
